@@ -22,9 +22,13 @@ from safetensors.torch import save_file
 
 from compressor.data import Dataset
 from compressor.machine.team import end_team, join, team
+from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_magnitude.apply import train_pruned
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
+from compressor.passes.prune_structured.apply import drop_layers
+from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.progress import SILENT, Advance, Silent
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distilled, finetune
@@ -97,6 +101,10 @@ def trained(folder: Path, name: str, run: TrainingRun) -> TorchModel:
             teacher.module.get_input_embeddings().weight.mul_(-1.5)
         dataset = pairs() if kind == "scores" else texts()
         in_all_processes(run, distilled, model, teacher, dataset, settings, run, None)
+    elif kind == "layers lost":
+        drop_layers(model, find_encoder(model.module), settings, context_of(folder, run))
+    elif kind == "pruned":
+        apply_pass(settings, model, context_of(folder, run))
     elif kind == "masks":
         in_all_processes(run, train_pruned, settings, model, texts(), run)
     else:
@@ -105,6 +113,18 @@ def trained(folder: Path, name: str, run: TrainingRun) -> TorchModel:
         if not run.team.is_alone:
             (folder / f"{name}.txt").write_text(summary.told)
     return model
+
+
+def context_of(folder: Path, run: TrainingRun) -> PassContext:
+    return PassContext(
+        splits={"calibration": texts()},
+        load_baseline=lambda: load_checkpoint(folder / "texts"),
+        device=run.device,
+        seed=run.seed,
+        work_dir=folder / "work",
+        progress=SILENT,
+        note=lambda _: None,
+    )
 
 
 CASES: dict[str, tuple[str, object]] = {
@@ -123,6 +143,17 @@ CASES: dict[str, tuple[str, object]] = {
         FinetuneSettings(
             **BASE, label_smoothing=0.1, class_weights="balanced", accumulation_steps=3
         ),
+    ),
+    "taylor of units": ("pruned", PruneByScores(ratio=0.5, round_to=1)),
+    "activation of units": (
+        "pruned",
+        PruneByScores(ratio=0.5, round_to=1, importance="activation"),
+    ),
+    "loss without layers": ("layers lost", PruneByScores(layers=1)),
+    "taylor of weights": ("pruned", PruneMagnitude(sparsity=0.5, importance="taylor")),
+    "activation of weights": (
+        "pruned",
+        PruneMagnitude(sparsity=0.5, importance="activation", scope="row"),
     ),
     "mixup": ("texts", FinetuneSettings(**BASE, mixup_alpha=0.4)),
     "mixup of a teacher": (

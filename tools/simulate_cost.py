@@ -13,8 +13,8 @@ seconds that depend on nothing) are fitted to those points with no factor below 
 points says how far the fit is off. The factors are then carried over to a GPU whose rates are
 given above, all of them assumptions: by default those of a data sheet, at a utilisation.
 
-Of several processes the model of cost is that of this package: only trainings are shared, all else
-runs in the first process while the others wait; gradients are summed in a ring in float32; a
+Of several processes the model of cost is that of this package: trainings are shared, and rows that
+units are scored on, all else runs in the first process while the others wait; gradients are summed in a ring in float32; a
 teacher is whole in every process and computes each row once; where parameters, gradients and
 optimizer state do not fit, they are divided (FSDP2), which refuses quantize_aware_train.
 
@@ -212,6 +212,8 @@ def simulate(
     )
     parts = [f * s for f, s in zip(factors, gpu.rates.seconds(work), strict=True)]
     exchanged = 0.0
+    if name == "prune by scores":
+        parts[0] /= gpus  # sums over rows, of which each process has some
     if shares:
         steps = math.ceil(rows / arguments.batch_size) * epochs
         link = gpu.inside if gpus <= _MACHINE else gpu.between
@@ -223,8 +225,9 @@ def simulate(
         "pass": name,
         "parameters": weights,
         "gpus": gpus,
+        "shared": shares or name == "prune by scores",
         "seconds": None if reason else round(seconds, 2),
-        "gpu_hours": None if reason else round(seconds * gpus / 3600, 4),
+        "gpu_hours": None if reason else round(seconds * gpus / 3600, 5),
         "exchange_share": None if reason or not shares else round(exchanged / seconds, 3),
         "divided": divided,
         "gb_a_gpu": round(held / 1e9, 1),

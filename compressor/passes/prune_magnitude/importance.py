@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_magnitude.masks import magnitudes, prunable_layers, prunable_weights
 from compressor.passes.prune_structured.calibration_batches import LabelledInputs
@@ -55,12 +56,17 @@ def random_importance(weights: Mapping[str, Tensor], seed: int) -> WeightImporta
 
 
 def taylor_importance(
-    model: TorchModel, batches: Iterable[LabelledInputs], *, include_embeddings: bool
+    model: TorchModel,
+    batches: Iterable[LabelledInputs],
+    *,
+    include_embeddings: bool,
+    team: Team = ALONE,
 ) -> WeightImportance:
     """Estimate to first order how much the loss changes when a weight is set to zero.
 
     It is the weight times the gradient of the mean loss, in evaluation mode, in absolute value. The
-    loss is the task's on labels or, without labels, on what the model itself predicts.
+    loss is the task's on labels or, without labels, on what the model itself predicts. Each process
+    of a `team` has its own `batches`.
 
     Raises `StepFailed` when there are no examples, a gradient is not finite, and without labels
     where the loss towards a model's own outputs has none.
@@ -79,7 +85,9 @@ def taylor_importance(
                 if gradient is not None:  # else no output depends on it
                     total += gradient
             num_examples += len(outputs)
+    num_examples = int(team.total(torch.tensor(num_examples)))
     _require_some(num_examples)
+    sums = {name: team.total(total) for name, total in sums.items()}
     for name, total in sums.items():
         _require_finite(name, total)
     return WeightImportance(
@@ -87,11 +95,13 @@ def taylor_importance(
     )
 
 
-def activation_importance(model: TorchModel, batches: Iterable[LabelledInputs]) -> WeightImportance:
+def activation_importance(
+    model: TorchModel, batches: Iterable[LabelledInputs], team: Team = ALONE
+) -> WeightImportance:
     """Weigh each weight by the size of what it reads: the norm of its input over all tokens.
 
-    Padding does not count. Raises `StepFailed` when there are no examples, one of the layers is a
-    convolution, or an activation is not finite.
+    Padding does not count. Each process of a `team` has its own `batches`. Raises `StepFailed` when
+    there are no examples, one of the layers is a convolution, or an activation is not finite.
 
     Ref: Sun et al. 2023, arXiv:2306.11695, eq. 1 (there the sum, not the mean, of squares).
     """
@@ -108,7 +118,8 @@ def activation_importance(model: TorchModel, batches: Iterable[LabelledInputs]) 
             sums[number] += found.double().square().sum(dim=0).cpu()
             counts[number] += len(found)
         num_examples += len(mask)
-    _require_some(num_examples)
+    _require_some(int(team.total(torch.tensor(num_examples))))
+    sums, counts = [team.total(each) for each in sums], team.total(torch.tensor(counts)).tolist()
     norms = {}
     for (name, _), total, count in zip(linears, sums, counts, strict=True):
         _require_finite(name, total)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.families.layers import Encoder
 from compressor.passes.prune_structured.fisher import (
     Part,
@@ -25,23 +26,27 @@ from compressor.passes.prune_structured.importance import UnitScores
 _Seen = dict[nn.Module, list[tuple[Tensor, Tensor]]]
 
 
-def activation_scores(encoder: Encoder, batches: Iterable[Mapping[str, Tensor]]) -> UnitScores:
+def activation_scores(
+    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], team: Team = ALONE
+) -> UnitScores:
     """Return the norm of what each unit computes, over that of its layer.
 
     It is the root of the mean, over all tokens without padding, of the squared output of a neuron
     after its activation function, or of a head (a vector) before the output projection. Each
     layer's scores are divided by their L2 norm, because activations grow from layer to layer.
 
-    `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
-    `StepFailed` when there are none, or an activation is not finite.
+    `batches` are inputs of the model by name, those of each process of a `team`; the model is put
+    into evaluation mode. Raises `StepFailed` when there are none, or an activation is not finite.
 
     Ref: Muralidharan et al. 2024, arXiv:2407.14679, section 2.2 (there the sum of norms).
     """
     parts = parts_of(encoder.layers)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
-    for seen, inputs in watched_passes(encoder.module, [output_of(part) for part in sums], batches):
+    outputs = [output_of(part) for part in sums]
+    for seen, inputs in watched_passes(encoder.module, outputs, batches, team):
         for part, total in sums.items():
             total += _squared_norms(part, [units for units, _ in seen[output_of(part)]], inputs)
+    sums = {part: team.total(total) for part, total in sums.items()}
     for part, total in sums.items():
         require_finite(parts, part, total)
     none = torch.zeros(0, dtype=torch.float64)
@@ -90,17 +95,20 @@ def _squared_norms(part: Part, units: Sequence[Tensor], inputs: Mapping[str, Ten
 
 @torch.no_grad()
 def watched_passes(
-    module: nn.Module, watched: Sequence[nn.Module], batches: Iterable[Mapping[str, Tensor]]
+    module: nn.Module,
+    watched: Sequence[nn.Module],
+    batches: Iterable[Mapping[str, Tensor]],
+    team: Team = ALONE,
 ) -> Iterator[tuple[_Seen, Mapping[str, Tensor]]]:
     """Yield what went through the watched modules in a forward pass over each batch."""
     module.eval()
-    is_empty = True
+    num_batches = 0
     for inputs in batches:
-        is_empty = False
+        num_batches += 1
         with _watching(watched) as seen:
             module(**inputs)
         yield seen, inputs
-    if is_empty:
+    if not int(team.total(torch.tensor(num_batches))):
         raise StepFailed("activations need at least one example to be measured on, got none")
 
 

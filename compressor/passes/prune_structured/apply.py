@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
 from compressor.models.families.prunable import (
@@ -30,6 +31,7 @@ from compressor.models.structure import (
 )
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
+from compressor.passes.lent_run import lent_run
 from compressor.passes.prune_structured.activation import activation_scores, block_influences
 from compressor.passes.prune_structured.budget import (
     Cost,
@@ -40,6 +42,7 @@ from compressor.passes.prune_structured.budget import (
 )
 from compressor.passes.prune_structured.calibration_batches import (
     LabelledInputs,
+    batches_of,
     calibration_batches,
 )
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
@@ -74,9 +77,12 @@ from compressor.passes.prune_structured.unit_removal import (
     select_units,
 )
 from compressor.passes.recovery import RecoveryTraining, look_at_recovery
+from compressor.progress import SILENT
 from compressor.tasks import Task
 from compressor.training.layer_map import chosen_layers
 from compressor.training.schedules import cubic_sparsity
+from compressor.training.together import in_all_processes
+from compressor.training.training_run import TrainingRun
 from compressor.words import counted
 
 Settings = PruneByScores | PruneByReconstruction
@@ -304,10 +310,12 @@ def _drop_by_loss(
     model: TorchModel, encoder: Encoder, wanted: int, settings: Settings, context: PassContext
 ) -> tuple[int, ...]:
     kept = list(range(len(encoder.layer_list)))
-    batches = list(_batches(model, settings, context, "reading calibration rows"))
+    # The bar is of layers, not of the rows that are read for each of them.
+    run = replace(lent_run(context, "measuring layers"), progress=SILENT)
+    rows = context.calibration, settings.calibration_rows
     with context.progress.bar("measuring layers", len(kept) - wanted) as advance:
         while len(kept) > wanted:
-            losses = layer_losses(encoder, batches, model.task)
+            losses = in_all_processes(run, losses_without_layers, model, *rows, run)
             if encoder.parts.first_layer_stays is not None:
                 losses[0] = torch.inf
             weakest = int(losses.argmin())
@@ -315,6 +323,14 @@ def _drop_by_loss(
             keep_layers(encoder, [i for i in range(len(kept) + 1) if i != weakest])
             advance()
     return tuple(kept)
+
+
+def losses_without_layers(
+    model: TorchModel, dataset: Dataset, most_rows: int, run: TrainingRun
+) -> Tensor:
+    """Return the loss without each layer, of which each process of `run` measures its rows."""
+    batches = list(batches_of(model, dataset, most_rows, run))
+    return layer_losses(find_encoder(model.module), batches, model.task, run.team)
 
 
 def _batches(
@@ -442,9 +458,11 @@ def _score(
         return random_scores(encoder.layers, context.seed)
     if settings.importance in ("magnitude", "magnitude_l1"):
         return magnitude_scores(encoder.layers, order=1 if settings.importance[-1] == "1" else 2)
-    batches = _batches(model, settings, context, "measuring heads and neurons")
-    if settings.importance == "taylor":
-        return taylor_scores(encoder, batches, model.task)
+    description = "measuring heads and neurons"
+    if settings.importance in ("taylor", "activation"):
+        run = lent_run(context, description)
+        return in_all_processes(run, unit_scores, settings, model, context.calibration, run)
+    batches = _batches(model, settings, context, description)
     if settings.importance in ("entropy", "mutual_information"):
         num_rows = min(settings.calibration_rows, len(context.calibration))
         scores, words = information_scores(
@@ -453,9 +471,22 @@ def _score(
         context.note(words)
         return scores
     unlabelled = (inputs for inputs, _ in batches)
-    if settings.importance == "fisher":
-        return fisher_scores(encoder, unlabelled, model.task, seed=context.seed)
-    return activation_scores(encoder, unlabelled)
+    return fisher_scores(encoder, unlabelled, model.task, seed=context.seed)
+
+
+def unit_scores(
+    settings: PruneByScores, model: TorchModel, dataset: Dataset, run: TrainingRun
+) -> UnitScores:
+    """Return sums over rows, of which each process of `run` measures its own.
+
+    Those of other importances draw signs or tokens batch by batch, so the first process measures
+    them alone.
+    """
+    encoder = find_encoder(model.module)
+    batches = batches_of(model, dataset, settings.calibration_rows, run)
+    if settings.importance == "taylor":
+        return taylor_scores(encoder, batches, model.task, run.team)
+    return activation_scores(encoder, (inputs for inputs, _ in batches), run.team)
 
 
 @dataclass(frozen=True)

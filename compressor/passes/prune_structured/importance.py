@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.families.layers import (
     Attention,
     Encoder,
@@ -76,14 +77,16 @@ def magnitude_scores(layers: Sequence[EncoderLayer], order: Literal[1, 2] = 2) -
     )
 
 
-def taylor_scores(encoder: Encoder, batches: Iterable[LabelledInputs], task: Task) -> UnitScores:
+def taylor_scores(
+    encoder: Encoder, batches: Iterable[LabelledInputs], task: Task, team: Team = ALONE
+) -> UnitScores:
     """Estimate from gradients how much the loss changes when a unit is set to zero.
 
     Each unit's output is multiplied by a gate of 1 and the loss is differentiated by the gate,
     example by example, in evaluation mode; the score is the mean over examples of the absolute
     gradient. The loss is the task's on labels or, for examples without labels, on what the model
     itself predicts. Scores are in units of the loss in every layer, so they
-    compare across layers as they are.
+    compare across layers as they are. Each process of a `team` has its own `batches`.
 
     Raises `StepFailed` when there are no examples, when a score is not finite, and without labels
     when the loss towards a model's own outputs has no gradient.
@@ -92,26 +95,30 @@ def taylor_scores(encoder: Encoder, batches: Iterable[LabelledInputs], task: Tas
     absolute).
     """
     with _in_evaluation_mode(encoder.module):
-        sums, num_examples = _sum_of_gate_gradients(encoder, batches, task)
+        sums, own_examples = _sum_of_gate_gradients(encoder, batches, task)
+    num_examples = int(team.total(torch.tensor(own_examples)))
     if num_examples == 0:
         raise StepFailed("Taylor importance needs at least one example, got none")
     means = UnitScores(
-        tuple(score / num_examples for score in sums.heads),
-        tuple(score / num_examples for score in sums.neurons),
+        tuple(team.total(score) / num_examples for score in sums.heads),
+        tuple(team.total(score) / num_examples for score in sums.neurons),
     )
     return _require_finite(means, f"Taylor importance over {counted(num_examples, 'example')}")
 
 
-def layer_losses(encoder: Encoder, batches: Sequence[LabelledInputs], task: Task) -> Tensor:
+def layer_losses(
+    encoder: Encoder, batches: Sequence[LabelledInputs], task: Task, team: Team = ALONE
+) -> Tensor:
     """Measure the loss without each layer, shape `(layers,)`, float64 on the CPU.
 
     The loss is the task's, a mean over examples, on labels or on what the whole model predicts. It
-    takes one pass over `batches` for each layer, and one more without labels.
+    takes one pass over `batches` for each layer, and one more without labels. Each process of a
+    `team` has its own `batches`.
 
     Raises `StepFailed` when there are no examples or a loss is not finite.
     Ref: Kim et al. 2024, arXiv:2402.02834 (there by perplexity).
     """
-    if not batches:
+    if not int(team.total(torch.tensor(len(batches)))):
         raise StepFailed("the loss without a layer needs at least one example, got none")
     module, layers = encoder.module, encoder.layer_list
     losses = []
@@ -123,7 +130,7 @@ def layer_losses(encoder: Encoder, batches: Sequence[LabelledInputs], task: Task
         for index, layer in enumerate(list(layers)):
             del layers[index]
             try:
-                losses.append(_mean_loss(module, batches, targets, task))
+                losses.append(_mean_loss(module, batches, targets, task, team))
             finally:
                 layers.insert(index, layer)
     if not all(map(math.isfinite, losses)):
@@ -154,14 +161,19 @@ def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _mean_loss(
-    module: nn.Module, batches: Sequence[LabelledInputs], targets: Sequence[Tensor], task: Task
+    module: nn.Module,
+    batches: Sequence[LabelledInputs],
+    targets: Sequence[Tensor],
+    task: Task,
+    team: Team,
 ) -> float:
     total, num_examples = 0.0, 0
     for (inputs, _), target in zip(batches, targets, strict=True):
         outputs = task.output_of(module(**inputs))
         total += task.losses.on_labels(outputs, target).total.item()
         num_examples += len(outputs)
-    return total / num_examples
+    sums = team.total(torch.tensor([total, num_examples], dtype=torch.float64))
+    return float(sums[0] / sums[1])
 
 
 def _own_targets(module: nn.Module, inputs: Mapping[str, Tensor], task: Task) -> Tensor:
