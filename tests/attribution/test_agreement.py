@@ -38,6 +38,7 @@ def judged(
         confidence=0.95,
         seed=0,
         explained="logit",
+        resamples=999,  # a run takes ten times as many
     )
 
 
