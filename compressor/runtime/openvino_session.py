@@ -140,8 +140,11 @@ class OpenvinoSession:
                     else "install another release of OpenVINO"
                 )
             )
-        self._inputs = {_name_of(port): port for port in self._compiled.inputs}
-        self._outputs = {_name_of(port): port for port in self._compiled.outputs}
+        self._inputs = {_input_name(port): port for port in self._compiled.inputs}
+        # What was joined into an output gave it further names.
+        self._outputs = {
+            str(name): port for port in self._compiled.outputs for name in sorted(port.get_names())
+        }
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
             self._idle.put(self._compiled.create_infer_request())
@@ -169,15 +172,14 @@ class OpenvinoSession:
         return [Value(name, _shape(port)) for name, port in self._inputs.items()]
 
     def get_outputs(self) -> list[Value]:
-        """Return what the graph gives."""
+        """Return what the graph gives, an output once for each name that it has."""
         return [Value(name, _shape(port)) for name, port in self._outputs.items()]
 
 
-def _name_of(port: Any) -> str:
-    """Return the name of an input or output in its ONNX file."""
-    # OpenVINO adds names of its own, with a node before a colon, to some.
-    names = sorted(port.get_names(), key=lambda name: (":" in name, name))
-    return str(names[0])
+def _input_name(port: Any) -> str:
+    """Return the name of an input in its ONNX file, which OpenVINO calls its node by."""
+    own, names = port.get_node().get_friendly_name(), port.get_names()
+    return str(own if own in names else min(names))
 
 
 def _shape(port: Any) -> tuple[int | None, ...]:
