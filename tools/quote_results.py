@@ -511,6 +511,46 @@ def pruning_cost() -> str:
     return "\n".join([*lines, "", source("pruning-cost", results)])
 
 
+def simulated_cost() -> str:
+    """Return the table of what passes would cost on GPUs, which was simulated."""
+    results = read_results("simulated-cost")
+    rows = results["rows"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    lines = [
+        f"| simulated | GPUs | {' | '.join(models)} |",
+        "|:--|--:|" + "--:|" * len(models),
+    ]
+    for name in dict.fromkeys(row["pass"] for row in rows):
+        own = [row for row in rows if row["pass"] == name]
+        for gpus in (1, 8, 64) if own[0]["shared"] else (1,):
+            cells = [_simulated(row) for row in own if row["gpus"] == gpus]
+            lines.append(f"| `{name}` | {gpus} | {' | '.join(cells)} |")
+    points = results["about"]["points"]
+    off = max(abs(item["fitted_seconds"] / item["cpu_seconds"] - 1) for item in points)
+    usual = float(
+        np.median([abs(item["fitted_seconds"] / item["cpu_seconds"] - 1) for item in points])
+    )
+    given = results["about"]["assumed"]
+    told = (
+        f"{given['examples']:,} rows of {given['tokens']} tokens, {given['epochs']} epochs, "
+        f"{given['batch_size']} rows a step; assumed of a GPU: {given['gpu_tflops']:g} TFLOP/s at "
+        f"{given['utilisation']:.0%} of them, {given['gpu_gb']:g} GB, {given['inside_gb_per_s']:g} "
+        f"GB/s to the others of its machine and {given['between_gb_per_s']:g} GB/s to other "
+        f"machines. The fit is off by {usual:.0%} of a measured point in the middle, {off:.0%} at "
+        f"most."
+    )
+    return "\n".join([*lines, "", f"<sub>{told}</sub>", "", source("simulated-cost", results)])
+
+
+def _simulated(row: Mapping[str, Any]) -> str:
+    """Return a time and GPU hours; what does not fit has none."""
+    seconds = row["seconds"]
+    if seconds is None:
+        return "no room"
+    time = f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"{time}, {row['gpu_hours']:.2g} h"
+
+
 def processes() -> str:
     """Return the table of one process and several, and of some that were killed."""
     results = read_results("processes")
@@ -759,6 +799,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm64": arm64,
     "pruning_cost": pruning_cost,
     "processes": processes,
+    "simulated_cost": simulated_cost,
     "data_memory": data_memory,
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,

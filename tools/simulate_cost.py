@@ -14,9 +14,10 @@ points says how far the fit is off. The factors are then carried over to a GPU w
 given above, all of them assumptions: by default those of a data sheet, at a utilisation.
 
 Of several processes the model of cost is that of this package: trainings are shared, and rows that
-units are scored on, all else runs in the first process while the others wait; gradients are summed in a ring in float32; a
-teacher is whole in every process and computes each row once; where parameters, gradients and
-optimizer state do not fit, they are divided (FSDP2), which refuses quantize_aware_train.
+units are scored on, all else runs in the first process while the others wait; gradients are summed
+in a ring in float32; a teacher is whole in every process and computes each row once; where
+parameters, gradients and optimizer state do not fit, they are divided (FSDP2), which refuses
+quantize_aware_train.
 
 Left out, each of which makes a real run dearer: activations in memory, small matmuls that keep a
 GPU from its utilisation when a process gets few rows, the start of processes, reading and

@@ -53,7 +53,7 @@ def test_a_pass_is_shown_with_settings_and_example():
     shown = render_pass("prune_magnitude", 80).plain
     assert "  sparsity  number > 0, < 1; required\n" in shown
     assert "      Fraction of the covered weights that become zero.\n" in shown
-    assert "  scope  one of global, layer; default global\n" in shown
+    assert "  scope  one of global, layer, row; default global\n" in shown
     assert "  ramp_ratio  number > 0, <= 1; optional\n" in shown
     assert shown.endswith("  passes:\n    - kind: prune_magnitude\n      sparsity: 0.5")
 

@@ -179,7 +179,9 @@ def _linears(model: TorchModel) -> list[tuple[str, nn.Linear]]:
     names = {id(value): name for name, value in model.module.named_parameters()}
     found = []
     for layer in prunable_layers(model.module, include_embeddings=False):
-        name = names[id(layer.get_parameter("weight"))]
+        name = names.get(id(layer.weight))
+        if name is None:  # a product of other parameters, as of weight normalization, stays whole
+            continue
         if not isinstance(layer, nn.Linear):
             raise StepFailed(
                 f"importance: {name} is a convolution, and what its inputs do is measured for "

@@ -151,8 +151,7 @@ def prunable_weights(
     Raises `StepFailed` when the model has no part that is the encoder.
     """
     chosen = {
-        id(layer.get_parameter("weight"))
-        for layer in prunable_layers(module, include_embeddings=include_embeddings)
+        id(layer.weight) for layer in prunable_layers(module, include_embeddings=include_embeddings)
     }
     return {name: value for name, value in module.named_parameters() if id(value) in chosen}
 

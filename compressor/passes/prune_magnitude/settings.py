@@ -62,12 +62,7 @@ passes:
     )
 
     sparsity: float = Field(
-        gt=0,
-        lt=1,
-        description=(
-            "fraction of the covered weights that become zero; with pattern 2:4 it is 0.5 and can "
-            "be left out"
-        ),
+        gt=0, lt=1, description="fraction of the covered weights that become zero"
     )
     importance: Literal[
         "magnitude", "random", "activation", "taylor", "entropy", "mutual_information"
@@ -84,7 +79,8 @@ passes:
         None,
         description=(
             "keep two of every four neighbouring inputs of each output of a matrix, for sparse "
-            "tensor cores of NVIDIA GPUs; convolutions and embeddings stay dense"
+            "tensor cores of NVIDIA GPUs; sparsity is then 0.5 and can be left out; convolutions "
+            "and embeddings stay dense"
         ),
     )
     calibration_rows: int = Field(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from compressor.passes.prune_magnitude.importance import (
 from compressor.passes.prune_magnitude.masks import prunable_weights
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.histograms import entropies, mutual_information
+from compressor.tasks import load_task
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 OUTPUT = "bert.encoder.layer.1.output.dense.weight"
@@ -203,3 +205,32 @@ def test_images_are_measured_without_a_mask(
     assert not np.isnan(
         pruned.predict(pruned.task.encode(pruned.preprocessor, [np.ones((8, 8), np.uint8)]))
     ).any()
+
+
+def test_a_weight_that_is_a_product_of_others_stays_and_convolutions_are_refused(make_encoder: Any):
+    encoder = make_encoder("wav2vec2")
+    model = TorchModel(encoder.module, None, load_task("audio-classification"))
+    batches = [(encoder.inputs, encoder.labels)]
+
+    weights = prunable_weights(encoder.module, include_embeddings=False)
+    found = taylor_importance(model, batches, include_embeddings=False)
+
+    assert found.factors.keys() == weights.keys()
+    assert not [name for name in weights if "pos_conv_embed" in name]
+    with pytest.raises(StepFailed, match=r"conv\.weight is a convolution, and what its inputs do"):
+        activation_importance(model, batches)
+
+
+def test_what_a_matrix_reads_besides_tokens_does_not_count(make_encoder: Any):
+    encoder = make_encoder("deberta-v2")  # its keys read relative positions too
+    model = TorchModel(encoder.module, None, load_task("text-classification"))
+    encoder.inputs["attention_mask"][:, 4:] = 0
+    short = {name: value[:, :4] for name, value in encoder.inputs.items()}
+
+    found, expected = (
+        activation_importance(model, [(inputs, encoder.labels)]).factors
+        for inputs in (encoder.inputs, short)
+    )
+
+    name = "deberta.encoder.layer.0.attention.self.key_proj.weight"
+    torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
