@@ -64,6 +64,11 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         for part in module.modules()
         if isinstance(part, nn.Linear | nn.Embedding) and part.weight.numel() >= _SMALLEST_INT8
     }
+    filters = {
+        id(part.weight): part.weight.numel()
+        for part in module.modules()
+        if isinstance(part, nn.Conv1d | nn.Conv2d) and part.weight.numel() >= _SMALLEST_INT8
+    }
     return ModelParts(
         task=model.task,
         total_bytes=sum(sizes.values()),
@@ -79,6 +84,7 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         feed_forward_flops_share=encoder_flops_share * _feed_forward_share(module),
         matrices=tuple(size for is_table, size in stored.values() if not is_table),
         tables=tuple(size for is_table, size in stored.values() if is_table),
+        filters=tuple(filters.values()),
         no_layers=_why_not_prunable(module),
         no_prunable_heads=why_heads_stay(module.config),
     )

@@ -47,6 +47,7 @@ class ModelParts:
     tables: tuple[int, ...]
     no_layers: str | None
     no_prunable_heads: str | None
+    filters: tuple[int, ...] = ()  # of convolutions
 
     def saved_by_bits(self, *, matrix: int, table: int) -> int:
         """Return the bytes that go where weights have so many bits instead of 32; scales aside."""

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import transformers
 
 from compressor.inspection.savings import PassSaving, most_savings
-from compressor.models.torch_model import TorchModel
+from compressor.models.torch_model import TorchModel, load_checkpoint
 
 WORD_TABLE = 36 * 32  # pieces x width of the tiny BERT
 LAYERS = 2 * (4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 4 * 32)
@@ -84,3 +86,12 @@ def test_heads_that_have_to_stay_are_not_counted(tiny_bert: TorchModel):
     feed_forward = 2 * ((32 * 64 + 64) + (64 * 32 + 32) + 2 * 32)
     assert found.bytes_saved == 4 * feed_forward
     assert found.reason.startswith("neurons only: ")
+
+
+def test_filters_count_to_the_pass_that_takes_them(tiny_resnet_dir: Path):
+    found = by_kind(load_checkpoint(tiny_resnet_dir))
+    # The first block has one filter of 16 x 16 x 3 x 3 and each of the two others two; the filters
+    # that change the number of channels are smaller.
+    assert found["quantize_static"].bytes_saved == 3 * 5 * 16 * 16 * 3 * 3
+    assert found["quantize_static"].reason.endswith("with convolutions: int8")
+    assert found["quantize_dynamic"].bytes_saved == 0

@@ -402,6 +402,15 @@ passes:
         "the nearest, and neither rounding, bias_correction nor smoothing reaches them",
     )
 
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return what storing int8 saves, filters of convolutions among them where there are."""
+        found = super().most_saved(parts)
+        if not parts.filters or found.bytes_saved is None:
+            return found
+        saved = found.bytes_saved + sum(3 * size for size in parts.filters)
+        return Saving(saved, None, f"{found.reason}; with convolutions: int8")
+
     @property
     def takes_filters(self) -> bool:
         """Return whether convolutions are asked for."""
