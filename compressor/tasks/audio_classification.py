@@ -53,6 +53,7 @@ _READS_SAMPLES: Mapping[str, bool] = {
     "whisper": False,
 }
 _WINDOW_SECONDS = 0.025  # of a frame of the spectrogram that AST reads; Whisper pads sounds first
+_EXAMPLE = "the example"  # where a sound comes from that nobody gave
 _TRACED = 800  # samples of an example that is traced, for each of its tokens
 
 
@@ -150,7 +151,7 @@ class AudioClassification(Classification):
     def dummy_example(self, length: int) -> Example:
         """Return a rising tone that grows with `length`."""
         places = np.arange(_TRACED * max(1, length), dtype=np.float32)
-        return Sound(np.sin(places * places * 1e-5).astype(np.float32) / 2, None, "the example")
+        return Sound(np.sin(places * places * 1e-5).astype(np.float32) / 2, None, _EXAMPLE)
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,9 @@ class SoundReader:
                 for name, value in found.items()
                 if name != "attention_mask"
             }
+        is_example = all(sound.place == _EXAMPLE for sound in sounds)  # all of one length
+        if not self.is_masked and max_length is None and is_example:
+            max_length = len(arrays[0])
         if not self.is_masked and max_length is None:
             raise RecipeError(
                 "export.max_length: the model normalises over the whole of a sound "

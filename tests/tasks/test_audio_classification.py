@@ -152,6 +152,8 @@ def test_the_examples_that_are_traced_differ_in_length():
 def test_a_model_that_reads_padding_is_given_a_length(tmp_path: Path):
     torch.manual_seed(0)
     model = load_checkpoint(save(of_samples("Wav2Vec2", "group"), tmp_path / "model"))
+    example = model.task.encode(model.preprocessor, [model.task.dummy_example(2)])
+    assert example["input_values"].shape == (1, 1600)  # `compress inspect` looks at one sound
     with pytest.raises(RecipeError, match=r"^export.max_length: .*set how many samples"):
         logits(model, tones())
     model = replace(model, task=replace(model.task, max_length=3000))
