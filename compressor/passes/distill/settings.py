@@ -39,7 +39,7 @@ class Distill(DistillSettings, TorchPass):
 
     The student is the model as the passes before left it, with all its layers or with some, or a
     checkpoint of any architecture. Where its tokenizer is another than the teacher's, only logits
-    can be learnt. A narrower student's hidden states are compared through a linear map, which is
+    can be learnt; of tags, what the teacher says of each word as a whole. A narrower student's hidden states are compared through a linear map, which is
     learnt and thrown away.
 
     Ref: Hinton et al. 2015, arXiv:1503.02531; vectors of another width: Vujanic & Rueckstiess 2025,
