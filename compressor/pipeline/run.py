@@ -51,7 +51,7 @@ from compressor.machine.launchers import (
 from compressor.machine.memory import memory_as_mismatch
 from compressor.machine.quiet import loud_libraries, quiet_libraries
 from compressor.machine.team import explained_by_others, join
-from compressor.measurements import ModelRecord, OwnCodeRecord, PredictionRecord
+from compressor.measurements import Environment, ModelRecord, OwnCodeRecord, PredictionRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
@@ -292,7 +292,7 @@ def _carry_out(
             recipe=recipe.to_dict(),
             recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
             max_drop=recipe.budget.max_drop,
-            environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
+            environment=_environment(recipe, target, threads),
             source_checkpoint=recipe.model.checkpoint,
             own_code=tuple(
                 OwnCodeRecord(item.key, item.reference, item.sha256)
@@ -329,6 +329,14 @@ def _carry_out(
         finally:
             steps.close()
         return finish(directory, log, "passed", PASSED if trial is None else COMPARED, None)
+
+
+def _environment(recipe: Recipe, device: torch.device, threads: int) -> Environment:
+    """Return what makes the run's numbers repeatable, OpenVINO's version where it computes any."""
+    found = describe_environment(seed=recipe.seed, device=device, threads=threads)
+    if recipe.uses_openvino:
+        found["packages"] = {**found["packages"], OPENVINO: openvino_version()}
+    return found
 
 
 @dataclass

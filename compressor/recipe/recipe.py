@@ -454,6 +454,12 @@ class Recipe(BaseModel):
         """Return the split that slices and flips are taken from in the end."""
         return "search" if self.data.certification is None else "certification"
 
+    @property
+    def uses_openvino(self) -> bool:
+        """Return whether anything is computed in OpenVINO."""
+        timed = (*self.benchmark.providers, *self.benchmark.runtimes)
+        return "openvino" in (self.export.provider, *timed)
+
     def kept_columns(self) -> dict[str, tuple[str, ...]]:
         """Return the columns of the data that slices are made of, by the split they are in."""
         return {self.judged_split: self.budget.slice_columns}

@@ -18,6 +18,7 @@ from compressor.measurements import RunReport
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import ProviderSettings
 from compressor.pipeline.preflight import check_machine
+from compressor.runtime.openvino_session import openvino_version
 
 TEXTS = ["a good film", "the plot was very dull and the story was quite poor"]
 
@@ -60,6 +61,7 @@ def finished(
 def test_the_report_says_where_it_was_judged_and_timed(finished: tuple[RunReport, Path]):
     report, output = finished
     assert report.verdict == "passed"
+    assert report.environment["packages"]["openvino"] == openvino_version()
     assert [(item.provider, item.model) for item in report.latencies] == [
         ("openvino", "baseline"),
         ("openvino", "final"),
