@@ -302,7 +302,8 @@ class DistillSettings(TrainingSettings):
         if self.mixup_alpha and others:
             raise ValueError(
                 f"mixup_alpha compares what student and teacher give for mixed examples, which "
-                f"{' and '.join(others)} cannot; leave out one of the two"
+                f"{' and '.join(others)} cannot; remove mixup_alpha, or set "
+                f"{' and '.join(others)} to {'null' if others == ['teacher_cache'] else '0'}"
             )
         if self.mixup_alpha and self.logits_weight == 0:
             raise ValueError(

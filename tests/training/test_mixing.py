@@ -224,9 +224,12 @@ def test_a_teacher_of_other_tokens_is_not_given_mixed_examples(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"hidden_weight": 1}, "which hidden_weight cannot; leave out one of the two"),
+        (
+            {"hidden_weight": 1},
+            "which hidden_weight cannot; remove mixup_alpha, or set hidden_weight to 0",
+        ),
         ({"margin_weight": 1}, "which margin_weight cannot"),
-        ({"teacher_cache": "cache"}, "which teacher_cache cannot"),
+        ({"teacher_cache": "cache"}, "or set teacher_cache to null"),
         ({"logits_weight": 0, "label_weight": 1}, "mixup_alpha would do nothing with logits"),
     ],
 )
