@@ -548,7 +548,8 @@ def _simulated(row: Mapping[str, Any]) -> str:
     if seconds is None:
         return "no room"
     time = f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-    return f"{time}, {row['gpu_hours']:.2g} h"
+    hours = row["gpu_hours"]
+    return f"{time}, {f'{hours:.2g}' if hours >= 0.01 else '<0.01'} h"
 
 
 def processes() -> str:
