@@ -292,7 +292,7 @@ def _kind_of_model(step: type[Pass]) -> str:
 
 
 def _providers(step: type[Pass]) -> str:
-    names = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+    names = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT", "openvino": "OpenVINO"}
     return "any provider" if step.providers is None else ", ".join(names[p] for p in step.providers)
 
 

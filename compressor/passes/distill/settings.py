@@ -39,8 +39,8 @@ class Distill(DistillSettings, TorchPass):
 
     The student is the model as the passes before left it, with all its layers or with some, or a
     checkpoint of any architecture. Where its tokenizer is another than the teacher's, only logits
-    can be learnt; of tags, what the teacher says of each word as a whole. A narrower student's hidden states are compared through a linear map, which is
-    learnt and thrown away.
+    can be learnt; of tags, what the teacher says of each word as a whole. A narrower student's
+    hidden states are compared through a linear map, which is learnt and thrown away.
 
     Ref: Hinton et al. 2015, arXiv:1503.02531; vectors of another width: Vujanic & Rueckstiess 2025,
     arXiv:2509.12539 (LEAF); dropping layers: Sanh et al. 2019, arXiv:1910.01108;
