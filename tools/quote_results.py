@@ -620,9 +620,10 @@ def openvino() -> str:
         lines.append("| " + " | ".join(cells) + " |")
     told = (
         f"<sub>Rows of the development split, {about['calibrated_on']} of the train split to "
-        f"calibrate on; {about['rounds']} rounds of {about['singles']} single texts and "
-        f"{about['batches']} batches. OpenVINO {about['openvino']}, NNCF {about['nncf']} with its "
-        f"default preset, ONNX Runtime {about['onnxruntime']}.</sub>"
+        f"calibrate on; {about['rounds']} rounds of {about['singles']} single texts of lengths "
+        f"spread over the rows, one after the other, and {about['batches']} batches. OpenVINO "
+        f"{about['openvino']}, NNCF {about['nncf']} with its default preset, ONNX Runtime "
+        f"{about['onnxruntime']}.</sub>"
     )
     return "\n".join(
         [*lines, "", told, "", _openvino_goal(results), "", source("openvino", results)]

@@ -55,7 +55,8 @@ def runtimes_lead(report: RunReport) -> str:
     """Say how the runtimes were timed."""
     return (
         f"The artifact's own file in each runtime, which took turns: median of {_clock(report)} "
-        f"for one batch, ms."
+        f"for one batch, ms. Each input was timed again and again; OpenVINO takes longer for one "
+        f"whose shape is not that of the one before."
     )
 
 

@@ -71,6 +71,15 @@ def test_every_form_of_a_report_says_it(make_report, render: Any):
     assert "1.9×" in text
 
 
+def test_rows_of_the_table_follow_each_other(make_report):
+    lines = render_markdown(make_report(runtimes=TIMED)).splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("| Input | ONNX"))
+    assert lines[first + 1] == "|:--|--:|--:|:--|--:|"
+    assert lines[first + 2] == "| batch 1, 32 tokens | 2.00 | 3.00 | ONNX Runtime | 1.5× |"
+    assert lines[first + 4].startswith("| batch 64")
+    assert not lines[first + 5]
+
+
 def test_a_report_is_read_as_it_was_written(make_report):
     report = make_report(runtimes=TIMED)
     assert from_plain(report.to_dict()).runtimes == TIMED
