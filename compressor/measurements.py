@@ -12,14 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 from pydantic.json_schema import SkipJsonSchema
-from typing_extensions import TypedDict
 
+from compressor.environment import Cpu as Cpu
+from compressor.environment import Environment as Environment
+from compressor.environment import Processes as Processes
 from compressor.proof import AttributionRecord as AttributionRecord
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
 from compressor.proof import GapRecord as GapRecord
+from compressor.proof import GroupError as GroupError
 from compressor.proof import Uninformed as Uninformed
 from compressor.stored_types import Count, Flag, Number, PerExample, Quantity
 from compressor.words import counted
@@ -615,57 +617,6 @@ class CertificateReading:
     """Score of the artifact, fraction."""
     is_this_run: Flag
     """True for the one that this report speaks of."""
-
-
-class Cpu(TypedDict, total=False):
-    """The processor of the machine that a run was made on."""
-
-    model: str | None
-    """Name of the processor. Null: the system does not tell."""
-    logical_cores: int | None
-    """Cores that the system shows. Null: the system does not tell."""
-    features: list[str] | None
-    """Features that decide which integer kernels run. Null: null: the system does not tell;
-    empty: none of them."""
-
-
-class Processes(TypedDict):
-    """The processes that trained together."""
-
-    count: int
-    """How many."""
-    sharded: bool
-    """Whether parameters and optimizer state were divided among them (FSDP2)."""
-
-
-class Environment(TypedDict, total=False):
-    """What makes a number repeatable; a report may lack some of it, and know more."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    python: str
-    """Version."""
-    platform: str
-    """Operating system and kernel."""
-    cpu: Cpu
-    """The processor."""
-    gpu: str | None
-    """Name of the GPU. Null: there is none."""
-    device: str
-    """Where PyTorch ran."""
-    threads: int
-    """Threads of ONNX Runtime within one operator."""
-    seed: int
-    """Seed of the run."""
-    packages: Mapping[str, str]
-    """Version of each package that a result depends on."""
-    onnxruntime_providers: list[str]
-    """Execution providers that this onnxruntime has."""
-    variables: Mapping[str, str]
-    """Environment variables, of those that were set, by which libraries choose kernels,
-    precision or numbers of threads. Empty when none was set."""
-    processes: Processes
-    """The processes that trained together. Absent: there was one."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ LAYERS = (
     ("events",),
     ("machine",),
     ("console", "measurements"),
-    ("proof",),
+    ("proof", "environment"),
     ("stored_types",),
     ("own_code",),
     ("paths", "setting_errors", "amounts"),
