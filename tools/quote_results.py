@@ -39,7 +39,10 @@ BLOCK = re.compile(r"<!-- results: (?P<name>\w+) -->\n.*?<!-- end of results -->
 RECIPES = ("sst2-minilm",)
 TASK_RECIPES = ("ner-pii", "reranker")
 # Results files of a recipe's further seeds, which were measured by commands of their own.
-FURTHER_SEEDS = {"ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2")}
+FURTHER_SEEDS = {
+    "ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2"),
+    "reranker": ("reranker-seed-1",),
+}
 EMBEDDING_RECIPES = ("minilm-embeddings", "minilm-embeddings-smallest")
 # How vectors may be stored, by the names of `tools/vector_quality.py`.
 VECTOR_FORMS = {
