@@ -90,7 +90,7 @@ FAMILIES: Mapping[str, Family] = {
     "nomic_bert": GTE,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "rembert": NOT_SIMULATED,
+    "rembert": BERT,
     "resnet": CONVOLUTIONS,
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
