@@ -24,6 +24,7 @@ import transformers
 from numpy.typing import NDArray
 from results import FOLDER, commit, read_results, write_results
 from sweep_architectures import (
+    CONVOLVING,
     IMAGE_FAMILIES,
     RATE,
     SEED,
@@ -51,7 +52,6 @@ RESULTS = "families-int8"
 STEPS, BATCH = 150, 32
 ROWS = {"train": 1024, "calibration": 256, "unseen": 1000}
 SHRINK = 0.25  # of the weights that a sweep draws, which are too large to train
-CONVOLVING = ("convnext", "convnextv2", "mobilenet_v2", "resnet", "swin", "swinv2")
 FORMS: dict[str, dict[str, Any]] = {
     "dynamic": {"kind": "quantize_dynamic"},
     "static": {"kind": "quantize_static"},
@@ -100,9 +100,9 @@ def measured(folder: Path, family: str) -> dict[str, Any]:
     model.save(folder / "trained")
     exported = export_onnx(model, folder / "dense" / "model.onnx", threads=1)
     before = predictions(exported, model, splits["unseen"])
-    unseen = splits["unseen"].labels
-    assert unseen is not None, "every row was made with its label"
-    truth = np.concatenate([np.ravel(labels) for labels in unseen])
+    known = splits["unseen"].labels
+    assert known is not None, "a rule gave them"
+    truth = np.concatenate([np.ravel(labels) for labels in known])
     found: dict[str, Any] = {"accuracy": round(float((before == truth).mean()), 4)}
     for name, settings in FORMS.items():
         given = {"min_elements": 256, **settings}
@@ -151,8 +151,7 @@ def train(model: TorchModel, dataset: Dataset) -> None:
         inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
         outputs = model.task.output_of(module(**inputs))
         optimizer.zero_grad()
-        loss: Any = model.task.losses.on_labels(outputs, targets).mean
-        loss.backward()
+        torch.autograd.backward(model.task.losses.on_labels(outputs, targets).mean)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
     module.eval()

@@ -555,6 +555,45 @@ def _simulated(row: Mapping[str, Any]) -> str:
     return f"{time}, {f'{hours:.2g}' if hours >= 0.01 else '<0.01'} h"
 
 
+def convolutions() -> str:
+    """Return the table of how fast images are classified with convolutions in int8."""
+    results = read_results("convolutions")
+    lines = [
+        "| model | float, MB | int8, MB | float, ms | matmuls in int8, faster | convolutions too, "
+        "faster | the same, 8 images |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        dense, matmuls, every = row["float"], row["matmuls"], row["convolutions"]
+        part = "nothing to store" if matmuls is None else f"{matmuls['faster_1']:.2f}×"
+        lines.append(
+            f"| {row['model']} | {dense['mb']:.1f} | {every['mb']:.1f} | {dense['ms_1']:.1f} | "
+            f"{part} | {every['faster_1']:.2f}× | {every['faster_8']:.2f}× |"
+        )
+    return "\n".join([*lines, "", source("convolutions", results)])
+
+
+def families_int8() -> str:
+    """Return the table of what int8 changes of small trained models, family by family."""
+    lines = [
+        "| model type | accuracy | int8 | static int8 | int8, auto | static int8, auto |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    for row in read_results("families-int8")["rows"]:
+        forms = ("dynamic", "static", "dynamic_auto", "static_auto")
+        cells = " | ".join(_changed(row[name]) for name in forms)
+        lines.append(f"| {row['family']} | {row['accuracy']:.1%} | {cells} |")
+    return "\n".join(lines)
+
+
+def _changed(found: Mapping[str, Any]) -> str:
+    """Return the share of predictions that a form changes, and how many weights stay in float."""
+    if "refused" in found:
+        return "nothing to store"
+    kept = f", {found['in_float']} of {found['of']} in float" if found["in_float"] else ""
+    return f"{found['changed']:.1%}{kept}"
+
+
 def processes() -> str:
     """Return the table of one process and several, and of some that were killed."""
     results = read_results("processes")
@@ -803,6 +842,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving,
     "arm64": arm64,
     "pruning_cost": pruning_cost,
+    "convolutions": convolutions,
+    "families_int8": families_int8,
     "processes": processes,
     "simulated_cost": simulated_cost,
     "data_memory": data_memory,

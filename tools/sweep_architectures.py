@@ -189,6 +189,9 @@ WITHOUT_ENCODER = frozenset(("gpt2", "llama", "mistral", "qwen2", "qwen3", "xlne
 # Classes that tag tokens, as those that classify texts hold a decoder too.
 TAGGERS = frozenset(("mt5", "t5", "t5 (gated)"))
 
+# Of these static int8 computes convolutions in int8 too.
+CONVOLVING = ("convnext", "convnextv2", "mobilenet_v2", "resnet", "swin", "swinv2")
+
 # Decoders whose tokenizers mark the beginning of a text alone, and those that mark no end of it:
 # a vector or class is read off the last token, which then is a word and not always the same.
 BEGUN = frozenset(("gemma", "gemma2", "gemma3_text", "llama", "mistral"))
