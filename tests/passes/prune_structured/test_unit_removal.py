@@ -140,6 +140,8 @@ for folder in sys.argv[1:]:
     auto = getattr(transformers, "AutoModel" + kind)
     if type(config) not in auto._model_mapping:
         auto = transformers.AutoModel
+    if config.model_type in ("mt5", "t5"):  # whose plain class has a decoder
+        auto = transformers.AutoModelForTextEncoding
     model, info = auto.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     with torch.no_grad():
