@@ -41,7 +41,7 @@ TASK_RECIPES = ("ner-pii", "reranker")
 # Results files of a recipe's further seeds, which were measured by commands of their own.
 FURTHER_SEEDS = {
     "ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2"),
-    "reranker": ("reranker-seed-1",),
+    "reranker": ("reranker-seed-1", "reranker-seed-2"),
 }
 EMBEDDING_RECIPES = ("minilm-embeddings", "minilm-embeddings-smallest")
 # How vectors may be stored, by the names of `tools/vector_quality.py`.
