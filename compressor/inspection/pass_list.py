@@ -20,6 +20,7 @@ from compressor.passes import (
     SettingDescription,
     pass_settings,
 )
+from compressor.recipe.recipe import Provider
 from compressor.setting_errors import did_you_mean
 
 _GROUPS: Mapping[PassGroup, str] = {
@@ -30,6 +31,7 @@ _GROUPS: Mapping[PassGroup, str] = {
     "precision": "compute in half precision",
 }
 _SETTINGS = {kind: entry.settings for kind, entry in PASSES.items()}
+_EVERY_PROVIDER: tuple[str, ...] = get_args(Provider)
 _WIDEST = 100  # columns of running text; longer lines are hard to read
 _MEANING = " " * 6  # before the meaning of a setting
 
@@ -42,7 +44,7 @@ def render_passes() -> Text:
         text.append(f"{group}: {meaning}\n", "bold")
         for kind, entry in found.items():
             if entry.about.group == group:
-                line = f"  {kind:<20} {entry.about.summary:<41} {_runs_on(entry)}\n"
+                line = f"  {kind:<20} {entry.about.summary:<41} {_in_short(entry)}\n"
                 text.append(line)
     text.append("compress passes KIND shows the settings of one, with an example.")
     return text
@@ -143,6 +145,12 @@ def _facts(item: SettingDescription) -> Iterator[str]:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _in_short(entry: type[Pass]) -> str:
+    """Return where the result runs, or where alone it does not."""
+    others = [name for name in _EVERY_PROVIDER if name not in (entry.providers or _EVERY_PROVIDER)]
+    return f"not {others[0]}" if len(others) == 1 else _runs_on(entry)
 
 
 def _runs_on(entry: type[Pass]) -> str:

@@ -276,7 +276,8 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         "r.yaml:19: key 'seed' appears twice, first in line 17",
         "r.yaml:1: model: required key 'checkpoint' is missing",
         "r.yaml:1: model.chekpoint: unknown key 'chekpoint', did you mean 'checkpoint'? "
-        "(allowed: checkpoint, revision, base, task, pooling, normalize, thresholds)",
+        "(allowed: checkpoint, revision, base, task, pooling, normalize, thresholds, "
+        "zero_shot)",
         "r.yaml:3: data.text: must be text (put it in quotes) or a list, got 5",
         "r.yaml:4: data.search.max_rows: must be greater than 0, got 0",
         "r.yaml:6: budget.max_drop: must be less than 1, got 1.5; it is a part of the whole score, "

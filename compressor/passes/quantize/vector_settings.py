@@ -41,7 +41,7 @@ class QuantizeVectors(OnnxPass):
 
     about: ClassVar[About] = About(
         group="quantize",
-        summary="Give vectors as int8 or bits: a smaller index",
+        summary="Give vectors as int8 or bits, for an index",
         explanation=(
             "Lets an encoder give its vectors as int8, or as one bit for each number, so "
             "that an index of documents takes a quarter, or a thirty-second, of the room. The "
