@@ -158,9 +158,17 @@ def _traced(
         opset_version=opset,
         ort_fusions=fusions,
     )
+    own = vars(model.module)
+    had_forward = "forward" in own
     with _quiet():
         exporter: Any = OnnxExporter()
-        program: ir.Model = exporter.export(model.module, inputs, config=config).program
+        try:
+            program: ir.Model = exporter.export(model.module, inputs, config=config).program
+        finally:
+            # transformers puts back what it replaced as an attribute of the module itself, which a
+            # model that computes in a way of its own would have.
+            if not had_forward:
+                own.pop("forward", None)
     return program
 
 

@@ -74,6 +74,17 @@ def test_another_model_of_the_same_shape_gives_the_bytes_of_its_own_trace(
     assert swapped == bytes_of(with_noise(given, 1), tmp_path / "alone")
 
 
+def test_a_model_that_was_exported_before_is_not_traced_again(
+    tiny_bert: TorchModel, tmp_path: Path, traced: list[str]
+):
+    traces = Traces()
+    model = with_noise(tiny_bert, 0)
+    bytes_of(model, tmp_path / "first", traces)
+    assert "forward" not in vars(model.module)
+    bytes_of(with_noise(model, 1), tmp_path / "again", traces)
+    assert len(traced) == 1
+
+
 def test_a_model_with_equal_weights_or_of_another_shape_is_traced(
     tiny_bert: TorchModel, tmp_path: Path, traced: list[str]
 ):
