@@ -80,6 +80,12 @@ _CONTESTANTS = {
     "compressor-runtime": "`compressor-runtime`",
     "compressor": "`compressor`",
 }
+_OWN_WORK = {
+    "training": "an epoch of training",
+    "evaluation": "evaluation",
+    "export": "export of a model whose weights alone changed",
+    "run": "a whole run",
+}
 # Of the tables of rows: what a budget is, what share of predictions differs, how many rows there
 # are.
 ACCURACY_BUDGETS = (0.005, 0.01, 0.02, 0.03, 0.05)
@@ -785,6 +791,18 @@ def cold_start() -> str:
     return "\n".join([*lines, "", source("cold-start", results)])
 
 
+def own_speed() -> str:
+    """Return the table of what the tool costs beside bare loops."""
+    results = read_results("own-speed")
+    lines = ["| | CPU seconds | the bare form | ratio |", "|:--|--:|--:|--:|"]
+    for row in results["rows"]:
+        name, seconds = _OWN_WORK[row["what"]], f"{row['own_seconds']:.1f}"
+        bare, ratio = row.get("bare_seconds"), row.get("ratio")
+        told = "— | —" if bare is None else f"{bare:.1f} | {ratio:.2f}"
+        lines.append(f"| {name} | {seconds} | {told} |")
+    return "\n".join([*lines, "", source("own-speed", results)])
+
+
 def serving() -> str:
     """Return the table of services under load: the original beside what it was compressed to."""
     results = read_results("serving")
@@ -839,6 +857,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "openvino_kernels": openvino_kernels,
     "doors": doors,
     "cold_start": cold_start,
+    "own_speed": own_speed,
     "serving": serving,
     "arm64": arm64,
     "pruning_cost": pruning_cost,
