@@ -57,6 +57,13 @@ def add_constant(graph: ir.Graph, name: str, values: NDArray[Any]) -> ir.Value:
         ):
             return graph.initializers[name]
         name += "_"
+    return new_constant(graph, name, values)
+
+
+def new_constant(graph: ir.Graph, name: str, values: NDArray[Any]) -> ir.Value:
+    """Store a constant that nothing else reads, under a name as `add_constant` finds one."""
+    while name in graph.initializers:
+        name += "_"
     tensor = ir.tensor(values, name=name)
     value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
     value.const_value = tensor

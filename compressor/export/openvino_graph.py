@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compressor.export.cpu_graph import optimize_for_cpu
-from compressor.export.graph_values import constant, dims, insert, producer, replace, scalar
+from compressor.export.graph_values import (
+    constant,
+    dims,
+    insert,
+    new_constant,
+    producer,
+    replace,
+    scalar,
+)
 
 Floats = NDArray[np.float32]
 
@@ -50,7 +58,7 @@ def add_biases_before_splits(graph: ir.Graph) -> int:
         if len(biases) < len(added) or packed is None or not _has_one_use(packed):
             continue
         joined = np.concatenate([bias for _, bias in biases])
-        value = _new_constant(graph, f"{packed.name}_bias", joined)
+        value = new_constant(graph, f"{packed.name}_bias", joined)
         total = insert(node, "Add", [packed, value], f"{packed.name}_biased", dims(packed))
         node.replace_input_with(0, total)
         for part, (addition, _) in zip(node.outputs, biases, strict=True):
@@ -157,14 +165,3 @@ def _bias_of(part: ir.Value) -> tuple[ir.Node, Floats] | None:
 
 def _has_one_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _new_constant(graph: ir.Graph, name: str, values: Floats) -> ir.Value:
-    """Store a constant that nothing else reads, so that it may be changed later."""
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
-    value.const_value = tensor
-    graph.register_initializer(value)
-    return value
