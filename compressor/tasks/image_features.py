@@ -206,11 +206,8 @@ class ImageFeatures(VectorTask, ImageTask):
 
     def facts(self) -> dict[str, Any]:
         """Return the settings; of texts a digest of their vectors too, and nothing without them."""
-        found = {
-            name: value
-            for name, value in ((item.name, getattr(self, item.name)) for item in fields(self))
-            if name != "zero_shot"
-        }
+        names = (item.name for item in fields(self))
+        found = {name: getattr(self, name) for name in names if name != "zero_shot"}
         return found if self.zero_shot is None else {**found, "zero_shot": self.zero_shot.facts()}
 
     def auto_class(self, directory: Path) -> Any:
