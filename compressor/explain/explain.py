@@ -113,7 +113,7 @@ def _explained(
         pairs = (occlude(reader, task, asked, hiding, progress=progress) for reader in readers)
         by_method["occlusion"] = [Attributed(*both) for both in zip(*pairs, strict=True)]
     if "integrated-gradients" in methods:
-        models = run.checkpoints()
+        models = run.checkpoints
         by_method["integrated-gradients"] = []
         with progress.bar("integrated gradients", len(asked)) as advance:
             for item in asked:
@@ -149,7 +149,7 @@ def _explained(
 def _attentions(
     run: FinishedRun, drawn: Sequence[int], most: int
 ) -> tuple[dict[int, tuple[AttentionMaps, AttentionMaps]], str]:
-    before, after = run.checkpoints()
+    before, after = run.checkpoints
     found: dict[int, tuple[AttentionMaps, AttentionMaps]] = {}
     for place in drawn:
         if len(found) == most:

@@ -8,6 +8,7 @@ are compared with what the report says of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class FinishedRun:
     before: Reader
     after: Reader
 
+    @cached_property
     def checkpoints(self) -> tuple[TorchModel, TorchModel]:
         """Return the untouched checkpoint and the compressed one, in PyTorch.
 
