@@ -65,6 +65,7 @@ class StarterFacts:
     convolves: bool = False  # most of its weights are filters of convolutions
     vectors: str = ""  # how a sentence encoder makes them, empty for a classifier
     about_label: str = "class ids, or names of the labels"
+    length: int | None = None  # to which every input is cut or padded
 
 
 def render(facts: StarterFacts, plan: Plan, output: Path) -> str:
@@ -215,6 +216,9 @@ def _rest(facts: StarterFacts, output: Path) -> Iterator[str]:
         if facts.lengths.limit < NO_LIMIT:
             told = f"tokens that the artifact reads at most; the checkpoint {facts.lengths.limit:,}"
         yield _line(f"  max_length: {most}", told)
+    if facts.length is not None:
+        told = "samples that every sound is cut or padded to; the longest has as many"
+        yield _line(f"  max_length: {facts.length}", told)
     yield "benchmark:"
     yield f"  providers: [{facts.provider}]"
     yield _line("  batch_sizes: [1, 32]", "one request at a time, and many")

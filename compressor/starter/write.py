@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,6 +136,10 @@ def write_starter(
     examples = _examples(table, searched.guess.inputs, task)
     tried = examples[:_TRIED_ROWS] if task.reads_tokens else [task.dummy_example(0)]
     try_batch(files, model, tried)
+    length = model.task.needed_length(
+        model.preprocessor, _read(table, searched.guess.inputs, model.task)
+    )
+    model.task = replace(model.task, max_length=length)
     donor = others.get("train", searched).num_rows
     if donor < _ROWS_TO_CUT and not cannot_prune:
         cannot_prune = f"{donor} rows are too few to fit weights by"
@@ -164,6 +168,7 @@ def write_starter(
         keeps_heads=keeps_heads,
         convolves=convolves,
         about_label=_columns(task).about_label,
+        length=length,
     )
     progress.stage("a first look at the checkpoint's predictions")
     draft = _draft(facts, prunes=not cannot_prune, repairs=donor >= _ROWS_TO_CUT)
@@ -342,6 +347,11 @@ def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]
         texts = (*(item.text for item in table.judged), *table.judged[0].corpus.documents.values())
         return list(texts)
     return [part for example in found for part in read.texts_apart(example)]
+
+
+def _read(table: Table, columns: Sequence[str], task: Task) -> Iterator[Example]:
+    """Yield the examples of all rows, none of which is read before it is asked for."""
+    yield from _columns(task).examples(table, columns, range(len(table)))
 
 
 def _pruning(model: TorchModel) -> tuple[str, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -15,12 +15,12 @@ from compressor.paths import require_plain_files
 from compressor.tasks.base import Batch
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, SoundColumns
-from compressor.tasks.examples import Example
+from compressor.tasks.examples import Example, length_of
 from compressor.tasks.given import from_base64, given_sounds
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.pooling import read_config
 from compressor.tasks.report_words import ReportWords
-from compressor.tasks.sound import Sound, read_wav
+from compressor.tasks.sound import Sound, StoredSound, read_wav
 from compressor.words import counted
 
 _CODE = """\
@@ -134,6 +134,13 @@ class AudioClassification(Classification):
         reader: SoundReader = preprocessor
         return reader.batch([_sound(item) for item in examples], self.max_length)
 
+    def needed_length(self, preprocessor: Any, examples: Iterable[Example]) -> int | None:
+        """Return the samples of the longest sound, for a model that takes padding in."""
+        reader: SoundReader = preprocessor
+        if reader.is_masked or not reader.reads_samples:
+            return None
+        return max(map(length_of, examples))
+
     def benchmark_batch(
         self,
         preprocessor: Any,
@@ -245,5 +252,7 @@ def _shortest(config: ConfigFile) -> int:
 
 
 def _sound(example: Example) -> Sound:
+    if isinstance(example, StoredSound):
+        return example.read()
     assert isinstance(example, Sound), "the task reads nothing else"
     return example

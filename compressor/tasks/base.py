@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -507,6 +507,17 @@ class Task(ABC):
         if counts is None:
             return np.zeros(len(examples), dtype=np.int64)
         return counts if self.max_length is None else np.minimum(counts, self.max_length)
+
+    def needed_length(
+        self,
+        preprocessor: Any,  # noqa: ARG002 - for tasks that some models read at one length alone
+        examples: Iterable[Example],  # noqa: ARG002
+    ) -> int | None:
+        """Return the `max_length` that whole examples need, where a model reads only one length.
+
+        None for a model that reads any, and for one that has a length of its own.
+        """
+        return None
 
     def tokenizes(self, preprocessor: Any) -> str | None:  # noqa: ARG002 - for single rows of tokens
         """Return all that the tokens of an example depend on beside it, as text.

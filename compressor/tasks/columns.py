@@ -26,7 +26,7 @@ from compressor.tasks.outputs import LabelArray
 from compressor.tasks.pixels import checked_pixels
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.retrieval import Corpus, Judged, Unfolded, relevance_of, unfold
-from compressor.tasks.sound import Sound, read_wav
+from compressor.tasks.sound import StoredSound
 from compressor.tasks.stored_image import StoredImage
 from compressor.tasks.stored_rows import MadeByRow, are_stored
 from compressor.tasks.table import BadRows, Table
@@ -445,10 +445,21 @@ class SoundColumns(Columns):
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
-    ) -> tuple[Example, ...]:
-        """Return sounds; raises `EnvironmentMismatch` for one that is damaged."""
+    ) -> Sequence[Example]:
+        """Return sounds, each read once; raises `EnvironmentMismatch` for one that is damaged."""
         values = table.columns[columns[0]]
-        return tuple(_read_sound(values[row], table, row) for row in rows)
+        sounds: Sequence[StoredSound] = (
+            MadeByRow(
+                (values,),
+                np.asarray(rows, dtype=np.int64),
+                lambda row, cell: _sound(cell, table, row),
+            )
+            if are_stored(values)
+            else tuple(_sound(values[row], table, row) for row in rows)
+        )
+        for sound in sounds:
+            sound.read()  # that it can be, before anything long starts
+        return sounds
 
 
 def text_problem(value: Any) -> str | None:
@@ -721,9 +732,9 @@ def _image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.uint8
     return StoredImage(_stored(value, table, row, "image"), table.place(row))
 
 
-def _read_sound(value: Any, table: Table, row: int) -> Sound:
-    """Return the samples of a WAV file, by its path or its bytes."""
-    return read_wav(_stored(value, table, row, "sound"), table.place(row))
+def _sound(value: Any, table: Table, row: int) -> StoredSound:
+    """Return the sound of a WAV file, by its path or its bytes."""
+    return StoredSound(_stored(value, table, row, "sound"), table.place(row))
 
 
 def _stored(value: Any, table: Table, row: int, what: str) -> Path | bytes:

@@ -13,7 +13,7 @@ from compressor.runtime.examples import Example as Example
 from compressor.runtime.examples import HasTexts as HasTexts
 from compressor.runtime.examples import Words as Words
 from compressor.runtime.examples import texts_of as texts_of
-from compressor.tasks.sound import Sound
+from compressor.tasks.sound import Sound, StoredSound
 from compressor.tasks.stored_image import StoredImage, digest_of
 
 _EASY_TO_READ = 80  # characters
@@ -28,7 +28,7 @@ def image_of(example: Example) -> NDArray[np.uint8] | None:
 
 def identity_of(example: Example) -> bytes | None:
     """Return what is the same for equal images or sounds alone, None for texts."""
-    if isinstance(example, StoredImage | Sound):
+    if isinstance(example, StoredImage | StoredSound | Sound):
         return example.identity
     return digest_of(example) if isinstance(example, np.ndarray) else None
 
@@ -38,7 +38,7 @@ def length_of(example: Example) -> int:
 
     0 for an image: those of a checkpoint all have one size after preprocessing.
     """
-    if isinstance(example, Sound):
+    if isinstance(example, StoredSound | Sound):
         return len(example)
     return sum(map(len, texts_of(example)))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compressor.runtime.given import listed, shown
 from compressor.runtime.pixels import given_images as pictures
-from compressor.tasks.sound import Sound, samples_of
+from compressor.tasks.sound import Sound, StoredSound, samples_of
 from compressor.tasks.stored_image import StoredImage
 
 
@@ -40,7 +40,7 @@ def given_images(value: Any) -> list[StoredImage | NDArray[np.uint8]]:
     return pictures(value, kept=(StoredImage,))
 
 
-def given_sounds(value: Any) -> list[Sound]:
+def given_sounds(value: Any) -> list[Sound | StoredSound]:
     """Return sounds as a list, of arrays of samples at the rate that the model reads.
 
     Raises `ValueError` that names the first example which will not do.
@@ -50,8 +50,8 @@ def given_sounds(value: Any) -> list[Sound]:
     return [_heard(item, f"example {place}") for place, item in enumerate(listed(value))]
 
 
-def _heard(item: Any, place: str) -> Sound:
-    if isinstance(item, Sound):
+def _heard(item: Any, place: str) -> Sound | StoredSound:
+    if isinstance(item, Sound | StoredSound):
         return item
     if isinstance(item, str | bytes | Mapping) or not hasattr(item, "__array__"):
         raise ValueError(f"{place}: must be a sound, as an array of samples, got {shown(item)}")

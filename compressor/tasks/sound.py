@@ -55,6 +55,32 @@ class Sound:
         return digest.digest()
 
 
+@dataclass(frozen=True, eq=False)
+class StoredSound:
+    """A sound in a WAV file or in its bytes, read whenever it is heard; `place` is its row."""
+
+    source: Path | bytes = field(repr=False)
+    place: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return that there are none."""
+        return ()
+
+    def __len__(self) -> int:
+        """Return the number of samples; errors as `read_wav`."""
+        return len(self.read())
+
+    def read(self) -> Sound:
+        """Return its samples; errors as `read_wav`."""
+        return read_wav(self.source, self.place)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """Return what is the same for equal samples alone; errors as `read_wav`."""
+        return self.read().identity
+
+
 def read_wav(source: Path | bytes, place: str) -> Sound:
     """Return the mean over the channels of a WAV file, given as a path or as its bytes.
 

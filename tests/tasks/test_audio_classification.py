@@ -26,7 +26,7 @@ from compressor.passes.prune_magnitude.masks import prunable_weights
 from compressor.tasks import load_task
 from compressor.tasks.columns import SoundColumns
 from compressor.tasks.examples import length_of
-from compressor.tasks.sound import Sound, read_wav
+from compressor.tasks.sound import Sound, StoredSound, read_wav
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.mixing import Mix, run_mixed
 from compressor.training.recovery import check_distillation
@@ -232,6 +232,36 @@ def test_equal_sounds_are_counted_among_splits(tmp_path: Path):
     )
     found = {item.name: item.shared_with for item in describe_splits(splits)}
     assert found == {"search": {"certification": 1}, "certification": {"search": 1}}
+
+
+def test_sounds_of_a_split_are_read_whenever_they_are_heard(tmp_path: Path):
+    first, second = (wav((tone * 2**15).astype("<i2")) for tone in tones()[:2])
+    path = tmp_path / "a.wav"
+    path.write_bytes(first)
+    (tmp_path / "rows.csv").write_text("audio,label\na.wav,low\na.wav,high\n")
+    [split] = load_splits(
+        DataSettings(search=SplitSource(path=tmp_path / "rows.csv")),
+        label_names=("low", "high", "none"),
+        columns=SoundColumns(),
+        needed=["search"],
+        seed=0,
+    ).values()
+    [sound, _] = split.examples
+    assert isinstance(sound, StoredSound)
+    assert length_of(sound) == len(tones()[0])
+    path.write_bytes(second)
+    assert np.array_equal(sound.read().samples, read_wav(second, "").samples)
+    assert load_task("audio-classification").given([sound]) == [sound]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_a_model_that_takes_padding_in_needs_a_length(name: str, tmp_path: Path):
+    sounds = [Sound(tone, RATE, "a tone") for tone in tones()]
+    task = load_task("audio-classification")
+    reader = task.load_preprocessor(save(MODELS[name](), tmp_path / "model"))
+    assert task.needed_length(reader, sounds) is None
+    whole = task.load_preprocessor(save(of_samples("Wav2Vec2", "group"), tmp_path / "whole"))
+    assert task.needed_length(whole, sounds) == max(map(len, tones()))
 
 
 @pytest.mark.parametrize(
