@@ -1,8 +1,8 @@
 """Run what `compress init` writes: tiny trained models, rows made for them, to the end.
 
-Each case draws a family of architectures, a task, numbers of rows for every file, short or long
-texts, and how the rows are: labelled, unlabelled, graded, mostly of one class, with wrong labels.
-`init` writes a recipe, and the recipe is run. One line each:
+Each case draws a task, a family of architectures, numbers of rows for every file, short or long
+texts, how the rows are (labelled, unlabelled, mostly of one class, with wrong labels) and the
+format of their files. `init` writes a recipe, and the recipe is run. One line each:
 
     ok       exit 0
     said     init said what is not possible, and wrote nothing
@@ -26,37 +26,24 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-import transformers
-from PIL import Image
-from sweep_architectures import IMAGE_FAMILIES, TEXT_FAMILIES
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from init_subjects import SUBJECTS, Kind, Subject, Wanted
 
 from compressor.errors import CompressorError, RecipeError
 from compressor.pipeline.run import run
 from compressor.recipe.recipe import load_recipe
 from compressor.starter.write import write_starter
 
-TEXTS = (
-    "bert", "roberta", "distilbert", "electra", "mpnet", "xlm-roberta", "albert", "deberta-v2",
-    "modernbert", "camembert",
-)  # fmt: skip
-ENCODERS = ("bert", "roberta", "mpnet", "xlm-roberta", "distilbert")
-IMAGES = ("vit", "deit", "beit", "dinov2", "resnet")
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = tuple(f"w{index}" for index in range(58))
-OF_CLASS = 12  # words that tell each of the two classes; the others are neutral
-NAMES = ("no", "yes")
-SIDE = 16
-LONGEST, SHORTEST = 36, 3  # words
+LONGEST, SHORT = 36, 6  # words
 STEPS, BATCH, GOOD_LOSS = 200, 32, 0.03
 QUICK_RUN = ("benchmark.num_runs=1", "benchmark.warmup_runs=1")
 
-Task = Literal["single", "pair", "image", "encoder"]
-Kind = Literal["labelled", "unlabelled", "one-sided", "mislabelled"]
+Format = Literal["jsonl", "parquet"]
 Verdict = Literal["ok", "said", "FAILED", "CRASH"]
 
 
@@ -66,12 +53,18 @@ class Case:
 
     number: int
     family: str
-    task: Task
+    task: str
     kind: Kind
     words: int
     search: int
     train: int
     certification: int
+    format: Format = "jsonl"
+
+    @property
+    def subject(self) -> Subject:
+        """Return the task with what it learns from."""
+        return SUBJECTS[self.task](Wanted(self.family, self.kind, self.words))
 
 
 @dataclass(frozen=True)
@@ -89,33 +82,31 @@ class Line:
         case = self.case
         rows = f"{case.search}/{case.train}/{case.certification}"
         about = (
-            f"{case.number:4} {case.family:12} {case.task:8} {case.kind:12} {case.words:3} words"
+            f"{case.number:4} {case.family:12} {case.task:9} {case.kind:12} {case.words:3} words "
+            f"{case.format:7}"
         )
         return f"{about} {rows:15} {self.verdict:7} {self.seconds:5.1f} s  {self.detail}"
 
 
-def draw(number: int, seed: int) -> Case:
+def draw(number: int, seed: int, tasks: Sequence[str] = tuple(SUBJECTS)) -> Case:
     """Return the case of a number."""
     drawn = random.Random(f"{seed}/{number}")  # noqa: S311 -- cases, no secrets
-    task: Task = drawn.choice(("single", "single", "pair", "image", "encoder"))
-    families = {"image": IMAGES, "encoder": ENCODERS}.get(task, TEXTS)
-    kinds: tuple[Kind, ...] = ("labelled", "labelled", "labelled", "unlabelled", "one-sided")
-    kind: Kind = drawn.choice((*kinds, "mislabelled"))
-    if task == "encoder":
-        kind = drawn.choice(("labelled", "unlabelled"))
+    task = drawn.choice(tasks)
+    subject = SUBJECTS[task]
 
     def rows(least: int, most: int) -> int:
         return round(math.exp(drawn.uniform(math.log(least), math.log(most))))
 
     return Case(
         number=number,
-        family=drawn.choice(families),
+        family=drawn.choice(subject.families),
         task=task,
-        kind=kind,
-        words=drawn.choice((6, LONGEST)),
+        kind=drawn.choice(subject.kinds),
+        words=drawn.choice((SHORT, LONGEST)),
         search=rows(50, 5000),
         train=rows(50, 5000) if drawn.random() < 0.5 else 0,
         certification=rows(50, 5000) if drawn.random() < 0.5 else 0,
+        format=drawn.choice(("jsonl", "jsonl", "parquet")),
     )
 
 
@@ -161,139 +152,34 @@ def check(case: Case, folder: Path) -> Line:
 
 
 def make_checkpoint(case: Case, folder: Path) -> None:
-    """Write a tiny checkpoint that tells the two classes apart, with what reads its inputs."""
+    """Write a tiny checkpoint that has learnt its task, with what reads its inputs."""
     torch.manual_seed(case.number)
-    fields = {**TEXT_FAMILIES, **IMAGE_FAMILIES}[case.family]
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(NAMES)),
-        "label2id": {name: index for index, name in enumerate(NAMES)},
-    }
-    config = transformers.AutoConfig.for_model(case.family, **{**fields, **labels})
-    if case.task == "image":
-        auto: Any = transformers.AutoModelForImageClassification
-        processor = transformers.ViTImageProcessorPil(
-            size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-        )
-        processor.save_pretrained(folder)
-        module = auto.from_config(config)
-    else:
-        auto = transformers.AutoModelForSequenceClassification
-        tokenizer().save_pretrained(folder)
-        module = auto.from_config(config)
-    _train(case, module)
-    if case.task == "encoder":
-        module = module.base_model
-        pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
-        (folder / "1_Pooling").mkdir()
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
-        (folder / "modules.json").write_text(
-            json.dumps(
-                [
-                    {"idx": index, "path": path, "type": f"sentence_transformers.models.{kind}"}
-                    for index, (path, kind) in enumerate(kinds.items())
-                ]
-            )
-        )
-    module.save_pretrained(folder)
-
-
-def tokenizer() -> Any:
-    """Return a tokenizer of made-up words, for single texts and pairs."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, "the", *WORDS))}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[1]))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    special = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    settings: dict[str, Any] = {
-        "tokenizer_object": made,
-        "model_max_length": 60,
-        "model_input_names": ["input_ids", "attention_mask"],
-        **dict(zip(special, SPECIAL, strict=True)),
-    }
-    return transformers.PreTrainedTokenizerFast(**settings)
-
-
-def _train(case: Case, module: Any) -> None:
-    """Train until the classes are told apart."""
+    subject = case.subject
+    module = subject.module()
     draws = np.random.default_rng(case.number + 1)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
-    reader = None if case.task == "image" else tokenizer()
     module.train()
     for _ in range(STEPS):
-        labels = draws.integers(0, 2, BATCH)
-        if reader is None:
-            pixels = np.stack([image(int(label), draws) for label in labels]).transpose(0, 3, 1, 2)
-            inputs = {"pixel_values": torch.from_numpy(pixels / 127.5 - 1).float()}
-        else:
-            texts = [text(case, int(label), draws) for label in labels]
-            inputs = dict(reader(texts, padding=True, return_tensors="pt"))
-        loss = module(**inputs, labels=torch.from_numpy(labels)).loss
+        loss = subject.loss(module, BATCH, draws)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         if float(loss.detach()) < GOOD_LOSS:
             break
     module.eval()
-
-
-def text(case: Case, label: int, draws: np.random.Generator) -> str:
-    """Return words of which more tell one class."""
-    length = int(draws.integers(SHORTEST, case.words + 1))
-    own = WORDS[label * OF_CLASS : (label + 1) * OF_CLASS]
-    telling = max(1, length // 3)
-    neutral = draws.choice(WORDS[2 * OF_CLASS :], length - telling)
-    words = [*draws.choice(own, telling), *neutral]
-    draws.shuffle(words)
-    return " ".join(map(str, words))
-
-
-def image(label: int, draws: np.random.Generator) -> Any:
-    """Return a noisy image that is bright above or below."""
-    pixels = draws.integers(0, 120, (SIDE, SIDE, 3)).astype(np.uint8)
-    half = np.s_[: SIDE // 2] if label else np.s_[SIDE // 2 :]
-    pixels[half] += 100
-    return pixels
+    subject.save(module, folder)
 
 
 def write_rows(case: Case, folder: Path, name: str, count: int, draws: np.random.Generator) -> Path:
-    """Write a file of rows as JSON lines."""
-    path = folder / f"{name}.jsonl"
-    share = 0.04 if case.kind == "one-sided" else 0.5
-    with path.open("w", encoding="utf-8") as stream:
-        for index in range(count):
-            label = int(draws.random() < share) if index > 1 else index
-            row = _row(case, folder / f"{name}-{index}.png", label, draws)
-            told = label if draws.random() > 0.05 else 1 - label  # labels are never clean
-            if case.kind == "mislabelled":
-                told = int(draws.random() < 0.5)
-            if case.kind != "unlabelled" and case.task != "encoder":
-                row["label"] = NAMES[told]
-            stream.write(json.dumps(row) + "\n")
+    """Write a file of rows."""
+    path = folder / f"{name}.{case.format}"
+    rows = [case.subject.row(index, folder / f"{name}-{index}", draws) for index in range(count)]
+    if case.format == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return path
-
-
-def _row(case: Case, place: Path, label: int, draws: np.random.Generator) -> dict[str, Any]:
-    if case.task == "image":
-        Image.fromarray(image(label, draws)).save(place)
-        return {"image": place.name}
-    if case.task == "single" or (case.task == "encoder" and case.kind == "unlabelled"):
-        return {"text": text(case, label, draws)}
-    if case.task == "pair":
-        words = text(case, label, draws).split()
-        return {"text1": " ".join(words[::2]), "text2": " ".join(words[1::2]) or "the"}
-    other = int(draws.integers(0, 2))
-    grade = 4.0 * (other == label) + float(draws.random())
-    return {
-        "sentence1": text(case, label, draws),
-        "sentence2": text(case, other, draws),
-        "score": round(grade, 2),
-    }
 
 
 def lines(cases: Sequence[Case]) -> Iterator[Line]:
@@ -308,12 +194,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--cases", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--tasks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="draw from these"
+    )
     parser.add_argument("--only", type=int, nargs="*", help="numbers of cases")
     parser.add_argument("--json", type=Path, help="write the lines to this file too")
     given = parser.parse_args()
     numbers = given.only or range(given.cases)
     found = []
-    for line in lines([draw(number, given.seed) for number in numbers]):
+    for line in lines([draw(number, given.seed, given.tasks) for number in numbers]):
         print(line.text, flush=True)
         found.append(line)
     counts = {verdict: sum(line.verdict == verdict for line in found)
