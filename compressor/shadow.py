@@ -108,6 +108,7 @@ def shadow(
     against: str,
     data: Path,
     text: tuple[str, ...] = (),
+    group: str | None = None,
     revision: str | None = None,
     max_drop: float | None = None,
     confidence: float | None = None,
@@ -118,7 +119,8 @@ def shadow(
 ) -> Shadow:
     """Compare the artifact in `directory` with the checkpoint `against` on the rows of `data`.
 
-    `text` are the columns of the input, those that the artifact was judged on where it is empty.
+    `text` are the columns of the input, `group` the one that tells queries apart: those that the
+    artifact was judged on where they are left out.
     `max_drop` is what the metric without labels may lose; left out, the artifact's own budget where
     that is of this metric, with its own `confidence`. Else that is 0.95 where it is left out.
 
@@ -132,7 +134,7 @@ def shadow(
     if max_drop is None and own.get("metric") == metric:
         max_drop = own["max_drop"]
         confidence = confidence or own.get("confidence")
-    rows = _rows(artifact, data, text, metric, max_rows, seed)
+    rows = _rows(artifact, data, text, group, metric, max_rows, seed)
     original = load_foreign(find_checkpoint(against, revision=revision), _same_task(artifact))
     if list(original.labels) != list(artifact.manifest["labels"]):
         raise EnvironmentMismatch(
@@ -234,15 +236,15 @@ def _rows(
     artifact: Artifact,
     data: Path,
     text: tuple[str, ...],
+    group: str | None,
     metric: str,
     max_rows: int | None,
     seed: int,
 ) -> Dataset:
     task, key = artifact.task, artifact.task.input_column
     columns: Any = text[0] if len(text) == 1 else list(text)
-    group = None
+    judged = (artifact.manifest.get("recipe") or {}).get("data") or {}
     if not text:
-        judged = (artifact.manifest.get("recipe") or {}).get("data") or {}
         if (own := judged.get("preprocess")) is not None:
             raise RecipeError(
                 [
@@ -253,10 +255,9 @@ def _rows(
             )
         search = judged.get("search") or {}
         columns = search.get(key) or judged.get(key) or key
-        group = judged.get("group")
     settings = {
         key: columns,
-        "group": group,
+        "group": group or judged.get("group"),
         "search": {"path": str(data.absolute()), "max_rows": max_rows},
     }
     try:
@@ -265,11 +266,25 @@ def _rows(
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RecipeError([f"{data}: {place}: {first['msg']}"]) from error
-    return load_splits(
-        read,
-        label_names=artifact.manifest["labels"],
-        columns=task.columns(metric),
-        needed=(_SPLIT,),
-        seed=seed,
-        labelled=False,
-    )[_SPLIT]
+    try:
+        return load_splits(
+            read,
+            label_names=artifact.manifest["labels"],
+            columns=task.columns(metric),
+            needed=(_SPLIT,),
+            seed=seed,
+            labelled=False,
+        )[_SPLIT]
+    except RecipeError as error:
+        raise RecipeError([_of_command(item, key) for item in error.mistakes]) from error
+    except EnvironmentMismatch as error:
+        raise EnvironmentMismatch([_of_command(item, key) for item in error.problems]) from error
+
+
+def _of_command(problem: str, input_column: str) -> str:
+    """Return what is wrong with rows in the words of the command, which has no recipe."""
+    flags = {f"data.{_SPLIT}.path": "ROWS", f"data.{_SPLIT}": "ROWS", "data.group": "--group"}
+    flags |= {f"data.{input_column}": "--text"}
+    for key, flag in flags.items():
+        problem = problem.replace(key, flag)
+    return problem

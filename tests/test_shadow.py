@@ -117,8 +117,14 @@ def test_what_does_not_go_together_is_refused(
 ):
     with pytest.raises(RecipeError, match="'words'"):
         compared(served_folder, original, rows, text=("words",))
+    with pytest.raises(RecipeError, match=r"^ROWS: .*'qid'"):
+        compared(served_folder, original, rows, group="qid")
     with pytest.raises(EnvironmentMismatch, match="does not exist"):
         compared(served_folder, original, tmp_path / "absent.jsonl")
+    spoiled = tmp_path / "spoiled.jsonl"
+    spoiled.write_text('{"text": "a film"}\n{"text": ""}\n')
+    with pytest.raises(RecipeError, match=r"^ROWS: .*is empty"):
+        compared(served_folder, original, spoiled)
     named = Path(shutil.copytree(original, tmp_path / "named"))
     config = json.loads((named / "config.json").read_text())
     config["id2label"] = {"0": "positive", "1": "negative"}

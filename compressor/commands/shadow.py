@@ -35,6 +35,13 @@ def shadow(
             help="Column of the input, twice for pairs; left out, as the artifact was judged.",
         ),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column that is the same in all rows of one query; left out, as it was judged.",
+        ),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -80,6 +87,7 @@ def shadow(
         against=against,
         data=data,
         text=tuple(text or ()),
+        group=group,
         revision=revision,
         max_drop=max_drop,
         confidence=confidence,
