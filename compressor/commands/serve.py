@@ -10,7 +10,9 @@ from rich.markup import escape
 
 from compressor.commands.terminal import FLAG, err
 from compressor.errors import EnvironmentMismatch
+from compressor.serve.settings import ServeSettings, read_key, usable_cpus
 
+_DEFAULTS = ServeSettings()
 EXAMPLE = (
     "Example: compress serve runs/first/artifact --port 8080. Then: curl "
     "localhost:8080/predict -H 'Content-Type: application/json' -d "
@@ -50,31 +52,31 @@ def serve(
         typer.Option(
             min=1, help="Examples of a batch at most; each 500 characters of a text count as one."
         ),
-    ] = 32,
+    ] = _DEFAULTS.max_batch,
     max_queue: Annotated[
         int,
         typer.Option(
             min=1, help="Examples that wait at most, counted alike; more are answered 429."
         ),
-    ] = 2048,
+    ] = _DEFAULTS.max_queue,
     max_examples: Annotated[
         int, typer.Option(min=1, help="Examples of a request at most; more are answered 413.")
-    ] = 512,
+    ] = _DEFAULTS.max_examples,
     max_body: Annotated[
         int, typer.Option(min=1, help="Bytes of a request at most; more are answered 413.")
-    ] = 8_000_000,
+    ] = _DEFAULTS.max_body,
     max_characters: Annotated[
         int, typer.Option(min=1, help="Characters of a text at most; more are answered 413.")
-    ] = 50_000,
+    ] = _DEFAULTS.max_characters,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Connections at most; more are answered 503.")
-    ] = 1024,
+    ] = _DEFAULTS.max_connections,
     answer_seconds: Annotated[
         float, typer.Option(min=0.001, help="Seconds an answer takes at most, otherwise 503.")
-    ] = 60.0,
+    ] = _DEFAULTS.answer_seconds,
     stop_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds that what was asked may take after SIGTERM.")
-    ] = 30.0,
+    ] = _DEFAULTS.stop_seconds,
     key_file: Annotated[
         Path | None,
         typer.Option(help="File with a key that requests must show, as `Authorization: Bearer`."),
@@ -92,8 +94,6 @@ def serve(
     Requests are joined into batches. No text is logged. /health is for probes, /metrics for
     Prometheus, /openapi.json for clients, and /info names the model and the limits.
     """
-    from compressor.serve.settings import ServeSettings, read_key, usable_cpus
-
     try:
         from compressor.serve.run import inherited, listen
         from compressor.serve.run import serve as serve_artifact
