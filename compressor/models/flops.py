@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.models.components import component_of
 from compressor.models.onnx_model import OnnxModel
+from compressor.onnx_graph.narrow_columns import with_int8_constants
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.tasks import Batch
 
@@ -51,7 +52,7 @@ def encoder_flops(path: Path, batch: Batch) -> int:
 
     Raises `EnvironmentMismatch` when the file is missing or damaged, or does not run on a CPU.
     """
-    graph = load_graph(path)
+    graph = with_int8_constants(load_graph(path))
     _widen(graph)
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
     stored = {name: name for name in known} | _dequantized(graph.graph, known)

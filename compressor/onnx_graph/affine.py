@@ -122,7 +122,7 @@ def max_pair_sum(values: NDArray[np.int8]) -> int:
 
     Up to `PAIR_MAX` no 16-bit sum of two products with unsigned 8-bit activations can overflow.
     """
-    return int(np.max(_pair_sums(values.astype(np.int64)), initial=0))
+    return int(np.max(pair_sums(values.astype(np.int64)), initial=0))
 
 
 def _saturation_free_scales(exact: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -150,7 +150,7 @@ def _trained_scales(exact: NDArray[np.float64]) -> NDArray[np.float64]:
         found = _are_multiples(exact[:, chosen], step)
         chosen, step = chosen[found], step[found]
         integers = np.rint(exact[:, chosen] / step).astype(np.int64)
-        is_safe = np.max(_pair_sums(integers), axis=0, initial=0) <= PAIR_MAX
+        is_safe = np.max(pair_sums(integers), axis=0, initial=0) <= PAIR_MAX
         steps[chosen[is_safe]] = step[is_safe]
         # A smaller scale of the same weights has larger integers, so it is not safe either.
         pending = np.setdiff1d(pending, chosen, assume_unique=True)
@@ -187,7 +187,8 @@ def finite(weight: Floats) -> NDArray[np.float64]:
     return exact
 
 
-def _pair_sums(matrix: NDArray[Scalar]) -> NDArray[Scalar]:
+def pair_sums(matrix: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Return |w_2i + w_2i+1| of each pair of rows, 0 where signs differ, `(ceil(K / 2), N)`."""
     # (K, N) -> (ceil(K / 2), N); pairs of opposite sign cannot add up and count as 0.
     padded = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
     first, second = padded[0::2], padded[1::2]

@@ -23,6 +23,7 @@ from compressor.errors import StepFailed
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
 from compressor.onnx_graph.int8_convolutions import store_int8_convolutions
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
+from compressor.onnx_graph.narrow_columns import NarrowColumns
 from compressor.onnx_graph.qdq import SignedScales, insert_qdq
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_uses
 from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
@@ -55,9 +56,11 @@ def store_weights(
     *,
     activations: Activations | SignedScales,
     tables: Int4Tables,
+    narrow: Mapping[str, NarrowColumns] | None = None,
 ) -> dict[str, float]:
     """Store `weights` as int8, or int4 where `tables` says so; return the error of each int4 one.
 
+    Matrices in `narrow` are int8 to whoever computes, and four bits in the file.
     Signed scales make quantize-dequantize pairs of them, everything else integer matmuls; filters
     of convolutions want fixed scales. Changes the graph in place; raises `StepFailed` like
     `store_int8_weights`, `store_int8_convolutions`, `insert_qdq` and `store_int4_tables`.
@@ -76,7 +79,7 @@ def store_weights(
     if isinstance(activations, SignedScales):
         insert_qdq(model, rest, activations)
     else:
-        store_int8_weights(model, rest, activations=activations)
+        store_int8_weights(model, rest, activations=activations, narrow=narrow)
     return errors
 
 

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import quantize_columns, quantize_rows
+from compressor.onnx_graph.narrow_columns import NarrowColumns, store_narrow
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 from compressor.onnx_graph.quantized_activations import (
     Quantized,
@@ -31,7 +32,11 @@ _CONTRIB = "com.microsoft"
 
 
 def store_int8_weights(
-    model: onnx.ModelProto, weights: Iterable[QuantizableWeight], *, activations: Activations
+    model: onnx.ModelProto,
+    weights: Iterable[QuantizableWeight],
+    *,
+    activations: Activations,
+    narrow: Mapping[str, NarrowColumns] | None = None,
 ) -> None:
     """Store `weights` as int8 and rewrite the operators that read them, in place.
 
@@ -44,12 +49,13 @@ def store_int8_weights(
     time with one row of 20 tokens and with 32 of 24 (by 2 to 19%). Those with a `SignedScale` pass
     through a quantize-dequantize pair, and so do their weights: OpenVINO makes one int8 matmul of
     both pairs and what stands around them. Tables are looked up in int8 and multiplied by the scale
-    of each row. The float originals are removed.
+    of each row. The float originals are removed. Of the matrices in `narrow` four bits are stored,
+    and the graph makes the int8 weights of them.
 
     Raises `ValueError` when a weight has an obstacle or is not finite; the graph is then not
     to be used.
     """
-    rewriter = _Rewriter(model, activations)
+    rewriter = _Rewriter(model, activations, narrow or {})
     for weight in weights:
         if weight.obstacle is not None:
             raise ValueError(f"weight {weight.name} cannot be int8: {weight.obstacle}")
@@ -60,8 +66,16 @@ def store_int8_weights(
 class _Rewriter:
     """Collects what replaces each node, then writes the node list once, in its order."""
 
-    def __init__(self, model: onnx.ModelProto, activations: Activations) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        activations: Activations,
+        narrow: Mapping[str, NarrowColumns],
+    ) -> None:
+        self.model = model
         self.activations = activations
+        self.narrow = narrow
+        self.stored: dict[str, NarrowColumns] = {}  # by the names of their int8 weights
         self.graph = model.graph
         self.opsets = model.opset_import
         self.opset = next(item.version for item in self.opsets if item.domain in ("", "ai.onnx"))
@@ -83,7 +97,9 @@ class _Rewriter:
         readers = self.uses[weight.name]
         replace = self._matmul if weight.kind == "matrix" else self._lookup
         try:
-            if weight.kind == "matrix":
+            if (narrow := self.narrow.get(weight.name)) is not None:
+                integers, scales = narrow.integers(), narrow.scales
+            elif weight.kind == "matrix":
                 transposed, factor = readers[0].layout
                 integers, scales = quantize_columns(
                     (values.T if transposed else values) * np.float32(factor)
@@ -97,6 +113,8 @@ class _Rewriter:
             self._add(f"{weight.name}_int8", integers),
             self._add(f"{weight.name}_scale", scales),
         )
+        if narrow is not None:
+            self.stored[names[0]] = narrow
         self.removed.add(weight.name)
         for use in readers:
             self.replacements[use.node.output[0]] = replace(use, *names)
@@ -114,6 +132,7 @@ class _Rewriter:
         self.graph.value_info.extend(described)
         if all(opset.domain != _CONTRIB for opset in self.opsets):
             self.opsets.append(helper.make_opsetid(_CONTRIB, 1))
+        store_narrow(self.model, self.stored)
 
     def _rewritten(self) -> Iterator[onnx.NodeProto]:
         """Yield the nodes of the new graph, each after what it reads."""

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.onnx_graph.narrow_columns import with_int8_constants
 from compressor.onnx_graph.packed_weights import multiplies_integers
 from compressor.onnx_graph.saturation import PairRisk, pair_risk
 
@@ -74,6 +75,7 @@ class IntegerMatmul:
 
 def find_integer_matmuls(model: onnx.ModelProto) -> tuple[IntegerMatmul, ...]:
     """Return every integer matmul of a graph, in the order of its nodes."""
+    model = with_int8_constants(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     types = _element_types(model)
     return tuple(

@@ -23,6 +23,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from compressor.errors import EnvironmentMismatch, shortened
 from compressor.files import gzipped_bytes
+from compressor.onnx_graph.narrow_columns import factor_names
 from compressor.onnx_graph.packed_weights import packed_weights
 from compressor.paths import ABSENT, unreadable
 
@@ -180,7 +181,7 @@ def parameter_counts(path: Path) -> tuple[int, int]:
     packed = packed_weights(model)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
     scales, zero_points = _quantization_constants(graph)
-    scales |= _table_scales(graph, values)
+    scales |= _table_scales(graph, values) | factor_names(graph)
     for stored in packed.values():
         scales |= {_before_casts(stored.scales, graph), stored.zero_points}
     skipped = scales | {zero_point.name for zero_point in zero_points.values()}

@@ -164,6 +164,14 @@ class OnlyOn:
     why: str  # not on others
 
 
+@dataclass(frozen=True)
+class FromOpset:
+    """A value of a setting whose result needs an operator set newer than the exporter's own."""
+
+    value: object
+    oldest: int
+
+
 class NothingToRemove(StepFailed):
     """The settings are so mild that the pass would leave this model as it is.
 
@@ -198,6 +206,7 @@ class Pass(BaseModel, ABC):
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset()
     # Values of settings that narrow `providers`, by the name of the setting.
     narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {}
+    needs_opset: ClassVar[Mapping[str, FromOpset]] = {}
     # Whether the model reads other token ids afterwards than the untouched checkpoint.
     changes_tokens: ClassVar[bool] = False
     # Whether the table of words is a product of two afterwards, and whether it must be none before.

@@ -24,6 +24,7 @@ MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules com
 _TRAINED_TASK = "image-classification"  # of every model that the package trains
 _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 _DEFAULT_PROVIDER = "cpu"
+_EXPORTER_OPSET = 20  # where a recipe names none
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def find_conflicts(data: Mapping[str, object], known: Mapping[str, PassEntry]) -
         *_training_conflicts(steps, known),
         *_provider_conflicts(data, steps),
         *_export_conflicts(data),
+        *_opset_conflicts(data, steps),
         *_graph_conflicts(data),
         *_length_conflicts(data),
         *_task_conflicts(data),
@@ -306,6 +308,21 @@ def _export_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
             f"bf16 is what OpenVINO computes in, but export.provider is {provider}; set openvino, "
             f"or remove precision (convert_fp16 makes a graph in half precision for a GPU)",
         )
+
+
+def _opset_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> Iterator[Mistake]:
+    """Yield settings whose result the operator set of the export cannot say."""
+    asked = _setting(data, "export", "opset", None)
+    opset = _EXPORTER_OPSET if asked is None else asked
+    for step in steps:
+        for key, needed in step.declares.needs_opset.items():
+            if type(opset) is int and opset < needed.oldest and step.value(key) == needed.value:
+                yield Mistake(
+                    ("passes", step.index, key),
+                    f"{needed.value} needs operator set {needed.oldest}, but export.opset is "
+                    f"{opset}{' by default' if asked is None else ''}; set it to {needed.oldest} "
+                    f"or more",
+                )
 
 
 def _length_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:

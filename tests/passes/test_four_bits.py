@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from pydantic import ValidationError
 
 from compressor.data import Dataset
-from compressor.models.onnx_model import OnnxModel
+from compressor.errors import StepFailed
+from compressor.models.flops import encoder_flops
+from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel
-from compressor.onnx_graph.onnx_file import load_graph
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.settings import QuantizeDynamic
 
@@ -31,6 +35,16 @@ def apply(context: PassContext) -> Callable[..., OnnxModel]:
 def stored(model: OnnxModel, ending: str) -> set[str]:
     names = [item.name for item in load_graph(model.path).graph.initializer]
     return {name.removesuffix(ending) for name in names if name.endswith(ending)}
+
+
+def of_opset_21(exported: OnnxModel, folder: Path) -> OnnxModel:
+    """Return the graph with integers of four bits to store in; no operator of it changed since."""
+    graph = load_graph(exported.path)
+    for entry in graph.opset_import:
+        if entry.domain == "":
+            entry.version = 21
+    save_graph(graph, folder / "model.onnx")
+    return dataclasses.replace(exported, path=folder / "model.onnx")
 
 
 def test_rows_that_texts_look_up_most_are_refined_and_no_parameters_are_added(
@@ -105,3 +119,47 @@ def test_four_bits_become_eight_before_anything_else_gets_milder():
     assert (second.embeddings, second.once_per_text) == ("int8", "int8")
     assert first.required_splits() == {"calibration"}
     assert second.required_splits() == frozenset()
+
+
+def test_matrices_in_four_bits_are_int8_to_the_runtime(
+    exported: OnnxModel,
+    apply,
+    notes: list[str],
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    tmp_path: Path,
+):
+    exported = of_opset_21(exported, tmp_path)
+    plain = apply(exported)
+    size, matrices = plain.size(), stored(plain, "_int8")
+    narrow = apply(exported, matrices="int4", matrix_block=16, rounding="gptq")
+    assert stored(narrow, "_int4") | stored(narrow, "_int8") == matrices
+    assert stored(narrow, "_factors") == stored(narrow, "_int4")
+    assert any(
+        "Matrices take 4 bits a weight in the file, 16 to a factor" in item for item in notes
+    )
+    assert narrow.size().parameters == size.parameters
+    opened = optimized_graph(narrow.path).graph
+    integers = [item for item in opened.initializer if item.data_type == TensorProto.INT8]
+    operators = [node.op_type for node in opened.node]
+    assert "Round" not in operators
+    assert len(integers) >= operators.count("MatMulIntegerToFloat") > 0
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
+    assert encoder_flops(narrow.path, batch) == encoder_flops(plain.path, batch)
+    expected = exported.predict(batch)
+    assert np.abs(narrow.predict(batch) - expected).max() < 0.3 * np.abs(expected).max()
+
+
+def test_matrices_in_four_bits_get_milder_first_and_leave_no_trace_by_default():
+    settings = QuantizeDynamic(matrices="int4", matrix_block=32, embeddings="int4")
+    first, second, *_ = settings.milder()
+    assert (first.matrices, first.matrix_block, first.embeddings) == ("int8", 64, "int4")
+    assert (second.matrices, second.embeddings) == ("int8", "int8")
+    assert not {"matrices", "matrix_block"} & QuantizeDynamic().model_dump().keys()
+    with pytest.raises(ValidationError, match="matrix_block: 32 is for matrices in four bits"):
+        QuantizeDynamic(matrix_block=32)
+
+
+def test_operator_set_without_four_bits_is_refused(exported: OnnxModel, apply):
+    with pytest.raises(StepFailed, match="set 20, which has no int4 for matrices; export it"):
+        apply(exported, matrices="int4")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
+from compressor.export.to_onnx import EXPORTER_OPSET
 from compressor.passes import PASSES, OnnxPass, PassEntry, TorchPass
 from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
 from compressor.pipeline.inputs import check_resolution, known_metric
@@ -267,3 +268,17 @@ def test_openvino_takes_int8_tables_and_its_own_precision() -> None:
         "passes": [{"kind": "quantize_static"}],
     }
     assert list(find_conflicts(data, PASSES)) == []
+
+
+@pytest.mark.parametrize(("opset", "count"), [(None, 1), (20, 1), (21, 0), (23, 0), ("new", 0)])
+def test_matrices_in_four_bits_need_an_operator_set_that_has_them(opset: object, count: int):
+    data = {
+        "passes": [{"kind": "quantize_static", "matrices": "int4"}],
+        "export": {"opset": opset},
+    }
+    found = find_conflicts(data, PASSES)
+    assert [mistake.path for mistake in found] == count * [("passes", 0, "matrices")]
+    said = (
+        f"int4 needs operator set 21, but export.opset is {opset or f'{EXPORTER_OPSET} by default'}"
+    )
+    assert all(said in mistake.message for mistake in found)

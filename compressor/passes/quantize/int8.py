@@ -18,7 +18,7 @@ from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 from compressor.passes.base import PassContext
 from compressor.passes.quantize.calibration import calibrate, observe
 from compressor.passes.quantize.quantization import Quantization
-from compressor.passes.quantize.rounding import round_to_blocks, round_to_int8
+from compressor.passes.quantize.rounding import round_to_blocks, round_to_int8, round_to_narrow
 from compressor.passes.quantize.sensitivity import note_kept, weights_to_keep
 from compressor.passes.quantize.settings import CalibratedSettings, Int8Settings, ObservingSettings
 from compressor.passes.quantize.tables import int4_tables, note_tables
@@ -103,9 +103,11 @@ def store_int8(quantization: Quantization[Int8Settings], activations: Activation
     quantization = quantization.without(kept)
     packed = _pack_once_per_text(quantization)
     quantization = quantization.without(packed)
-    round_to_int8(quantization)
-    weights = quantization.weights
-    errors = store_weights(quantization.graph, weights, activations=activations, tables=tables)
+    narrow = round_to_narrow(quantization)
+    if not narrow:
+        round_to_int8(quantization)
+    graph, weights = quantization.graph, quantization.weights
+    errors = store_weights(graph, weights, activations=activations, tables=tables, narrow=narrow)
     return StoredInt8(weights, tables, errors, packed, kept)
 
 
@@ -131,6 +133,11 @@ def save_int8(
         weight.num_elements for weight in stored.weights if weight.name not in stored.errors
     )
     note(f"{done}, {counted(in_int8, 'weight')} in all.")
+    if quantization.settings.matrices == "int4":
+        note(
+            f"Matrices take 4 bits a weight in the file, {quantization.settings.matrix_block} to a "
+            f"factor; what opens it makes int8 of them once."
+        )
     note_tables(quantization, stored.weights, stored.tables, stored.errors)
     if reordered:
         note(f"Inner channels reordered before {len(reordered)} of the matrices.")

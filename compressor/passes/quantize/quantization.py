@@ -107,6 +107,9 @@ def find_weights(
             f"quantizing passes"
         )
     check_opset(graph, _OLDEST_OPSET, "integers to quantize to")
+    for key, needed in settings.needs_opset.items():
+        if getattr(settings, key) == needed.value:
+            check_opset(graph, needed.oldest, f"{needed.value} for {key}")
     lift_constants(graph)
     found = find_quantizable_weights(graph, filters=settings.takes_filters)
     _check_patterns(settings.exclude, found)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import quantize_columns
@@ -21,10 +21,11 @@ from compressor.onnx_graph.gptq import (
     round_blocks,
     round_columns,
 )
+from compressor.onnx_graph.narrow_columns import NarrowColumns, narrow_columns
 from compressor.onnx_graph.quantizable_weights import Use, find_uses, names_in_bodies
 from compressor.passes.quantize.calibration import calibrate
 from compressor.passes.quantize.quantization import Quantization
-from compressor.passes.quantize.settings import IntegerSettings
+from compressor.passes.quantize.settings import Int8Settings, IntegerSettings
 from compressor.words import counted, verb_for
 
 Floats = NDArray[np.float32]
@@ -88,6 +89,39 @@ def round_to_blocks(
     return chosen
 
 
+def round_to_narrow(quantization: Quantization[Int8Settings]) -> dict[str, NarrowColumns]:
+    """Return the matrices in four bits, by name; none where the settings store them in int8.
+
+    Biases are corrected in place where they say so. Raises `StepFailed` when a weight or an
+    activation is not finite.
+    """
+    settings, graph = quantization.settings, quantization.graph
+    if settings.matrices != "int4":
+        return {}
+    size = settings.matrix_block
+    chosen = round_to_blocks(quantization, settings.rounding, bits=4, block_size=size)
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    uses = find_uses(graph.graph)
+    found = {}
+    for weight in quantization.matrices:
+        blocks = chosen.get(weight.name)
+        if blocks is None:
+            columns = _as_multiplied(tensors[weight.name], uses[weight.name][0]).T
+            try:
+                blocks = quantize_blocks(columns, bits=4, block_size=size, float16_scales=False)
+            except StepFailed as error:
+                raise StepFailed(f"weight {weight.name} {error}") from error
+        found[weight.name] = narrow_columns(blocks)
+    return found
+
+
+def _as_multiplied(tensor: TensorProto, use: Use) -> Floats:
+    """Return a matrix as `(K, N)` and with its factor, as the matmul takes it."""
+    transposed, factor = use.layout
+    stored = numpy_helper.to_array(tensor)
+    return np.asarray((stored.T if transposed else stored) * np.float32(factor))
+
+
 class _Rounding:
     """The matrices of a graph, by name, with the moments of their inputs on calibration rows."""
 
@@ -107,9 +141,7 @@ class _Rounding:
 
     def matrix(self, name: str) -> Floats:
         """Return a matrix as `(K, N)` and with its factor, as the matmul takes it."""
-        transposed, factor = self._uses[name][0].layout
-        stored = numpy_helper.to_array(self._tensors[name])
-        return (stored.T if transposed else stored) * np.float32(factor)
+        return _as_multiplied(self._tensors[name], self._uses[name][0])
 
     def moments(self, name: str) -> ActivationMoments:
         """Return the moments of everything that a matrix is multiplied with."""

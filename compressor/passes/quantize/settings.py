@@ -20,6 +20,7 @@ from pydantic import (
 from compressor.passes.base import (
     ENOUGH_TO_OBSERVE,
     About,
+    FromOpset,
     OnlyOn,
     OnnxPass,
     RoundsAgain,
@@ -35,6 +36,7 @@ _RESCALES = RoundsAgain(
 )
 _KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 _KEPT_BY_AUTO = 2  # or about so many
+_MATRIX_BLOCK = 64  # weights of a column in four bits that share a factor
 # Of none and 0.5 to 0.9 the one with the smallest error on MiniLM: activations have one scale for
 # all channels and lose more to large ones than weights, which have one for each column.
 _SMOOTHED_FOR_TENSORRT = 0.8
@@ -224,7 +226,17 @@ class Int8Settings(SensitiveSettings, IntegerSettings):
         "once_per_text": RoundsAgain(
             "stores in 4 bits what {trainer} trained for int8", values=("int4",)
         ),
+        "matrices": RoundsAgain(
+            "stores in 4 bits what {trainer} trained for int8", values=("int4",)
+        ),
     }
+    narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {
+        **IntegerSettings.narrowed_by,
+        "matrices": OnlyOn(
+            "int4", ("cpu",), "int8 weights of other providers are pairs in the graph; leave it out"
+        ),
+    }
+    needs_opset: ClassVar[Mapping[str, FromOpset]] = {"matrices": FromOpset("int4", 21)}
 
     smooth: bool = Field(
         False,
@@ -241,16 +253,40 @@ class Int8Settings(SensitiveSettings, IntegerSettings):
         "bytes, where there is next to no arithmetic to save",
     )
 
+    matrices: Literal["int8", "int4"] = Field(
+        "int8",
+        exclude_if=lambda value: value == "int8",  # so that steps are those of before
+        description="how matrices are stored: int4 takes half the bytes in the file, and ONNX "
+        "Runtime makes int8 of it once, when it opens the file, so that speed and memory are those "
+        "of int8; it is less exact, and `rounding: gptq` makes up for most of that; needs operator "
+        "set 21 and ONNX Runtime 1.23",
+    )
+    matrix_block: BlockSize = Field(
+        _MATRIX_BLOCK,
+        exclude_if=lambda value: value == _MATRIX_BLOCK,
+        description="with matrices: int4, weights of a column that share one factor",
+    )
+
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when anything is chosen by its rows."""
         reads = self.looks_for_sensitive or self.once_per_text == "int4"
         return super().required_splits() | ({"calibration"} if reads else set())
 
+    @model_validator(mode="after")
+    def _blocks_matrices_in_four_bits(self) -> Self:
+        if self.matrix_block != _MATRIX_BLOCK and self.matrices != "int4":
+            raise ValueError(
+                f"matrix_block: {self.matrix_block} is for matrices in four bits; write matrices: "
+                f"int4, or leave it out"
+            )
+        return self
+
     def milder(self) -> Iterator[Self]:
         """Yield all in int8, finer activations, then sensitive weights and tables in float."""
         finest = self
-        int8 = self._without_int4().model_copy(update={"once_per_text": "int8"})
-        for milder in (self._without_int4(), int8, int8._finest()):
+        wide = self.model_copy(update={"matrices": "int8", "matrix_block": _MATRIX_BLOCK})
+        int8 = wide._without_int4().model_copy(update={"once_per_text": "int8"})
+        for milder in (wide, wide._without_int4(), int8, int8._finest()):
             if milder != finest:
                 yield milder
             finest = milder
