@@ -54,6 +54,11 @@ DECODER = {
     **{**TEXT, "num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 0},
     **{"bos_token_id": 2, "eos_token_id": 3},
 }
+# Layers of two kinds, one after the other: all tokens, and a window of 3.
+WINDOWS = {
+    **{"num_hidden_layers": 3, "sliding_window": 3, "use_sliding_window": True},
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+}
 WAVES = {
     **{**SIZES, "vocab_size": 50, "conv_dim": [16, 16], "conv_kernel": [10, 3]},
     **{"conv_stride": [5, 2], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4},

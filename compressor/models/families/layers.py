@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -314,6 +315,30 @@ class Encoder:
         shared = queries_a_key(config, self.parts)
         find = _Finder(layer, self.parts, config, str(self.module.config.model_type), shared)
         return EncoderLayer(index, layer, self.parts, find.attention(), find.feed_forward())
+
+
+@contextmanager
+def only_layers(encoder: Encoder, indices: Sequence[int]) -> Iterator[None]:
+    """Leave an encoder the layers of `indices`, ascending, for as long as a block takes.
+
+    Where the configuration names the kind of attention of each layer, such as a window of tokens,
+    theirs are the first in it meanwhile. It stays as long: keys and values that are kept for later
+    tokens are counted by it.
+    """
+    layers, config = encoder.layer_list, encoder.config
+    every, kinds = list(layers), getattr(config, "layer_types", None)
+    del layers[:]
+    layers.extend(every[index] for index in indices)
+    if isinstance(kinds, list):
+        order = [*indices, *(index for index in range(len(kinds)) if index not in indices)]
+        config.layer_types = [kinds[index] for index in order]
+    try:
+        yield
+    finally:
+        del layers[:]
+        layers.extend(every)
+        if isinstance(kinds, list):
+            config.layer_types = kinds
 
 
 def queries_a_key(config: PreTrainedConfig, parts: EncoderParts) -> int:

@@ -57,8 +57,6 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
         heads, keys = setting(config, "num_attention_heads"), setting(config, parts.key_heads)
         if type(heads) is int and type(keys) is int and (keys < 1 or heads % keys):
             return f"its {heads} query heads cannot be shared out among {keys} keys"
-        if setting(config, "use_sliding_window"):
-            return "some of its layers see a window of tokens (use_sliding_window)"
     if parts.repeated is not None and setting(config, "num_hidden_groups") not in (None, 1):
         return "its layers are in several groups, each with weights of its own (num_hidden_groups)"
     named = setting(config, "architectures")

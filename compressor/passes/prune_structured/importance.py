@@ -24,6 +24,7 @@ from compressor.models.families.layers import (
     EncoderLayer,
     FeedForward,
     Rows,
+    only_layers,
 )
 from compressor.passes.prune_structured.calibration_batches import LabelledInputs
 from compressor.tasks import Task
@@ -120,19 +121,16 @@ def layer_losses(
     """
     if not int(team.total(torch.tensor(len(batches)))):
         raise StepFailed("the loss without a layer needs at least one example, got none")
-    module, layers = encoder.module, encoder.layer_list
+    module, every = encoder.module, range(len(encoder.layer_list))
     losses = []
     with _in_evaluation_mode(module), torch.no_grad():
         targets = [
             _own_targets(module, inputs, task) if labels is None else labels
             for inputs, labels in batches
         ]
-        for index, layer in enumerate(list(layers)):
-            del layers[index]
-            try:
+        for index in every:
+            with only_layers(encoder, [other for other in every if other != index]):
                 losses.append(_mean_loss(module, batches, targets, task, team))
-            finally:
-                layers.insert(index, layer)
     if not all(map(math.isfinite, losses)):
         raise StepFailed(
             f"the loss without one layer is not finite ({losses}); check the model's weights"

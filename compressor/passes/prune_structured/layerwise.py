@@ -6,8 +6,7 @@ and position biases are prepared as the architecture wants them, whatever that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from compressor.models.families import EncoderParts
 from compressor.models.families.handed_on_bias import first_bias
-from compressor.models.families.layers import Encoder
+from compressor.models.families.layers import Encoder, only_layers
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,8 @@ def run_layer(
     recorder = _Recorder(
         hidden_states, stops_early=attention_only, given=_handed_on(encoder, index)
     )
-    with _only_layer(encoder.layer_list, index) as layer:
+    layer = encoder.layer_list[index]
+    with only_layers(encoder, [index]):
         # What the next layer reads is known after that.
         last = layer if index or encoder.after_first is None else encoder.after_first
         hooks = [
@@ -166,18 +166,6 @@ def _trace(recorder: _Recorder, layer: nn.Module, parts: EncoderParts) -> LayerT
     else:
         residual, _ = recorder.at(parts.feed_forward.ffn_in)
     return LayerTrace(attention, SubLayerTrace(units, output, residual, scales[1]), recorder.output)
-
-
-@contextmanager
-def _only_layer(layers: nn.ModuleList, index: int) -> Iterator[nn.Module]:
-    every = list(layers)
-    del layers[:]
-    layers.append(every[index])
-    try:
-        yield every[index]
-    finally:
-        del layers[:]
-        layers.extend(every)
 
 
 class TensorFiles:

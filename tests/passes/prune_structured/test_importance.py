@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from random_encoders import WINDOWS
 
 from compressor.models.families.layers import (
     encoder_layers,
@@ -214,6 +215,19 @@ def test_layer_losses_are_those_of_models_without_the_layer(make_encoder, model_
 
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
     assert len(encoder_layers(encoder.module)) == 2
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "qwen3"])
+def test_layer_losses_leave_each_layer_its_kind_of_attention(make_encoder, model_type: str):
+    encoder = make_encoder(model_type, **WINDOWS)
+    given = [(encoder.inputs, encoder.labels)]
+    losses = layer_losses(find_encoder(encoder.module), given, TASK)
+    assert encoder.module.config.layer_types == WINDOWS["layer_types"]
+    keep_layers(find_encoder(encoder.module), [1, 2])
+    assert encoder.module.config.layer_types == ["sliding_attention", "full_attention"]
+    logits = encoder.logits()
+    expected = torch.nn.functional.cross_entropy(logits, encoder.labels)
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_layer_losses_without_labels_compare_with_the_whole_model(make_encoder):
