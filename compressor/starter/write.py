@@ -23,7 +23,6 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import (
     UnsupportedArchitecture,
     require_prunable_heads,
-    why_no_layers_apart,
 )
 from compressor.models.onnx_model import check_provider
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
@@ -360,8 +359,6 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
         encoder_layers(model.module)
     except UnsupportedArchitecture as error:
         return error.reason, False
-    if (reason := why_no_layers_apart(model.module.config)) is not None:
-        return reason, False  # least squares fits one layer after another
     try:
         require_prunable_heads(model.module.config)
     except UnsupportedArchitecture:

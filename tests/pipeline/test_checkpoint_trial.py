@@ -185,17 +185,20 @@ def test_layers_that_differ_may_be_those_that_go(
     look_ahead(wished, load_files(tmp_path / "pruned"), TASK, splits)
 
 
-def test_layers_that_share_their_weights_are_not_fitted_one_after_another(
+def test_what_is_normalised_before_it_is_added_is_not_fitted(
     bert_recipe: dict[str, Any], copy: Path
 ):
-    edit(copy / "config.json", model_type="albert")
     settings = {"kind": "prune_structured", "ratio": 0.5}
-    check_local_passes(recipe_of(bert_recipe, copy, settings))
+    for model_type in ("albert", "gemma2"):
+        edit(copy / "config.json", model_type=model_type)
+        check_local_passes(recipe_of(bert_recipe, copy, settings))
     [mistake] = mistakes(recipe_of(bert_recipe, copy, {**settings, "method": "reconstruction"}))
     assert mistake == (
-        "passes.0.method: reconstruction fits one layer after another, and of model type 'albert' "
-        "its layers share one set of weights; set method to scores"
+        "passes.0.method: reconstruction fits what a sub-layer adds, and of model type 'gemma2' "
+        "that is normalised once more before it is added; set method to scores"
     )
+    edit(copy / "config.json", model_type="albert")
+    check_local_passes(recipe_of(bert_recipe, copy, {**settings, "method": "reconstruction"}))
 
 
 def test_albert_can_be_trained_for_int8_though_its_layers_are_one(

@@ -154,7 +154,8 @@ def test_an_architecture_that_cannot_be_pruned_is_only_quantized(
     tokenizer = load_checkpoint(tiny_bert_dir).preprocessor
     config = transformers.AlbertConfig(
         vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, num_attention_heads=4,
-        intermediate_size=64, num_hidden_layers=2, id2label={0: "negative", 1: "positive"},
+        intermediate_size=64, num_hidden_layers=2, num_hidden_groups=2,
+        id2label={0: "negative", 1: "positive"},
     )  # fmt: skip
     checkpoint = tmp_path / "albert"
     transformers.AlbertForSequenceClassification(config).save_pretrained(checkpoint)
@@ -163,7 +164,7 @@ def test_an_architecture_that_cannot_be_pruned_is_only_quantized(
     recipe = write_starter(str(checkpoint), rows, tmp_path / "recipe.yaml")
     assert [step.kind for step in recipe.passes] == ["quantize_dynamic"]
     text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
-    assert "# No structured pruning: its layers share one set of weights." in text
+    assert "# No structured pruning: its layers are in several groups, each with weights" in text
 
 
 def test_a_recipe_that_exists_is_kept(tiny_bert_dir: Path, rows: Path, tmp_path: Path):

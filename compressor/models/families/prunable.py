@@ -151,17 +151,13 @@ def why_no_layers_apart(config: Config) -> str | None:
 
 def no_reconstruction(config: Config) -> str | None:
     """Return the sentence that refuses method reconstruction, None where it is possible."""
-    reason = why_no_layers_apart(config)
     parts = parts_or_reason(config)
-    if not isinstance(parts, str) and parts.normalizes_outputs:
-        return (
-            f"reconstruction fits what a sub-layer adds, and of model type "
-            f"'{setting(config, 'model_type')}' that is normalised once more before it is added; "
-            f"set method to scores"
-        )
-    return reason and (
-        f"reconstruction fits one layer after another, and of model type "
-        f"'{setting(config, 'model_type')}' {reason}; set method to scores"
+    if isinstance(parts, str) or not parts.normalizes_outputs:
+        return None
+    return (
+        f"reconstruction fits what a sub-layer adds, and of model type "
+        f"'{setting(config, 'model_type')}' that is normalised once more before it is added; "
+        f"set method to scores"
     )
 
 

@@ -43,8 +43,9 @@ Ref: Kwon et al. 2022, arXiv:2204.09656, section 4.3; Park et al. 2024, arXiv:23
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -130,14 +131,22 @@ def reconstruct(
     without a fit, the sub-layer stays as it is. The result says what was chosen, by the name of the
     sub-layer.
 
+    Layers that are run again and again are fitted once, to the sum of what all runs of them are to
+    compute; each run is given what the teacher gives it.
+
     Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
     student.module.eval()
     teacher.module.eval()
     work = _Work(student, teacher, calibration, ridge, advance, leaves_out)
+    is_repeated = student.parts.repeated is not None
     for index in range(len(student.layer_list)):
-        work.fit_attention(index)
-        work.fit_feed_forward(index)
+        if is_repeated:
+            work.fit_all_runs(index, "attention")
+            work.fit_all_runs(index, "feed_forward")
+        else:
+            work.fit_attention(index)
+            work.fit_feed_forward(index)
     return work.choices
 
 
@@ -184,6 +193,35 @@ class _Work:
             output = self._run(self.student, "student", index, batch, is_stored=True).output
             assert output is not None
             files.put("student", batch, {"hidden": output})
+
+    def fit_all_runs(self, index: int, part: Literal["attention", "feed_forward"]) -> None:
+        """Fit a sub-layer of a layer that is run several times, to all runs of the teacher's."""
+        is_first = part == "attention"
+        parts = self.student.parts
+        fit = self._correction(
+            index, parts.attention.output if is_first else parts.feed_forward.ffn_out
+        )
+        for batch in range(len(self.calibration)):
+            inputs = self.calibration[batch]
+            for hidden, target in self._runs_of_teacher(index, inputs):
+                trace = run_layer(self.student, index, inputs, hidden, attention_only=is_first)
+                own, its = getattr(trace, part), getattr(target, part)
+                self._add(fit, own, its.total, batch)
+            self.advance()
+        name = "attention" if is_first else "feed-forward network"
+        self._solve(fit, f"the {name} of layer {index}, which is run several times")
+
+    def _runs_of_teacher(
+        self, index: int, inputs: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Tensor, LayerTrace]]:
+        """Yield what each run of a layer of the teacher's is given, and what happens in it."""
+        hidden = None
+        for _ in range(self.teacher.depth):
+            for place in range(len(self.teacher.layer_list)):
+                trace = run_layer(self.teacher, place, inputs, hidden)
+                if place == index:
+                    yield trace.attention.residual, trace
+                hidden = trace.output
 
     def _run(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_encoders import PRUNABLE
+from random_encoders import PRUNABLE, REPEATED, WINDOWS
 from torch import Tensor
 
 from compressor.models.families.layers import (
@@ -73,7 +73,7 @@ def fit_error(student: Any, teacher: Any, calibration: CalibrationInputs) -> flo
     return float(torch.stack(errors).mean())
 
 
-@pytest.mark.parametrize("model_type", PRUNABLE)
+@pytest.mark.parametrize("model_type", [*PRUNABLE, *REPEATED])
 def test_a_model_that_keeps_everything_stays_as_it_is(
     make_encoder: EncoderMaker, store: Store, model_type: str
 ):
@@ -83,7 +83,7 @@ def test_a_model_that_keeps_everything_stays_as_it_is(
     torch.testing.assert_close(encoder.logits(student), encoder.logits(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", PRUNABLE)
+@pytest.mark.parametrize("model_type", [*PRUNABLE, *REPEATED])
 def test_output_projections_that_were_spoilt_are_found_again(
     make_encoder: EncoderMaker, store: Store, model_type: str
 ):
@@ -99,6 +99,22 @@ def test_output_projections_that_were_spoilt_are_found_again(
     assert (encoder.logits(student) - encoder.logits()).abs().max() > 0.1
     fit(student, encoder.module, store(encoder), ridge=1e-9)
     torch.testing.assert_close(encoder.logits(student), encoder.logits(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "qwen2", "qwen3"])
+def test_layers_that_see_a_window_of_tokens_are_fitted_with_it(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    windows = {**WINDOWS, "local_attention": 4} if model_type == "modernbert" else WINDOWS
+    encoder = make_encoder(model_type, **windows)
+    student = copy.deepcopy(encoder.module)
+    for layer in encoder_layers(student):
+        assert layer.feed_forward is not None
+        layer.feed_forward.ffn_out.weight.data.mul_(-1.0)
+    calibration = store(encoder)
+    assert fit_error(student, encoder.module, calibration) > 1e-2
+    fit(student, encoder.module, calibration, ridge=1e-9)
+    assert fit_error(student, encoder.module, calibration) < 1e-6
 
 
 def test_the_first_projection_is_the_solution_of_numpy(make_encoder: EncoderMaker, store: Store):
@@ -125,6 +141,46 @@ def test_the_first_projection_is_the_solution_of_numpy(make_encoder: EncoderMake
     assert part is not None
     np.testing.assert_allclose(part.output.weight.detach().numpy(), expected[:-1].T, atol=1e-4)
     np.testing.assert_allclose(part.output.bias.detach().numpy(), expected[-1], atol=1e-4)
+
+
+def test_a_layer_that_is_run_again_is_fitted_once_to_all_its_runs(
+    make_encoder: EncoderMaker, store: Store
+):
+    encoder = make_encoder("albert", inner_group_num=1, num_hidden_layers=3)
+    calibration = store(encoder)
+    student = copy.deepcopy(encoder.module)
+    prune_heads(find_encoder(student), {0: [1, 2]})
+    teacher_layer, layer = (
+        module.albert.encoder.albert_layer_groups[0].albert_layers[0]
+        for module in (encoder.module, student)
+    )
+    inputs, targets = [], []
+    layer.attention.dense.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
+    teacher_layer.attention.dense.register_forward_hook(lambda _, __, out: targets.append(out))
+    rows, wanted = [], []
+    for batch in calibration:
+        mask = batch["attention_mask"]
+        hides = torch.zeros(8, 1, 12, 12).masked_fill(mask[:, None, None] == 0, -1e9)
+        with torch.no_grad():
+            found = encoder.module.albert(**batch, output_hidden_states=True).hidden_states
+            inputs.clear()
+            targets.clear()
+            for states in found[:-1]:
+                layer.attention(states, hides)
+                teacher_layer.attention(states, hides)
+        assert len(inputs) == len(targets) == 3
+        rows += [its[mask.bool()].double().numpy() for its in inputs]
+        wanted += [its[mask.bool()].double().numpy() for its in targets]
+    matrix = np.hstack([np.vstack(rows), np.ones((len(np.vstack(rows)), 1))])
+    expected, *_ = np.linalg.lstsq(matrix, np.vstack(wanted))
+
+    before = fit_error(student, encoder.module, calibration)
+    fit(student, encoder.module, calibration, ridge=0.0)
+
+    dense = layer.attention.dense
+    np.testing.assert_allclose(dense.weight.detach().numpy(), expected[:-1].T, atol=1e-4)
+    np.testing.assert_allclose(dense.bias.detach().numpy(), expected[-1], atol=1e-4)
+    assert fit_error(student, encoder.module, calibration) < 0.5 * before
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit", "dinov2"])
