@@ -1,20 +1,13 @@
-"""From a PyTorch model to an .onnx file, through the exporter that comes with transformers.
-
-That exporter is experimental: it patches torch while it works, prints, logs and warns. What is
-known to be harmless is silenced here, message by message, and everything else passes through.
-"""
+"""From a PyTorch model to an .onnx file, through the exporter that comes with transformers."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import re
 import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -23,8 +16,6 @@ from onnx_ir.passes.common import (
     LiftConstantsToInitializersPass,
     RemoveUnusedNodesPass,
 )
-from transformers.exporters.configs import OnnxConfig
-from transformers.exporters.exporter_onnx import OnnxExporter
 
 from compressor.errors import ExportError
 from compressor.export.attention_operator import ATTENTION_OPSET, holds_changed_operators
@@ -58,16 +49,6 @@ _FUSIONS: dict[str, _Fusions | None] = {
 
 # Tracing needs two examples of different length, or it takes the sizes for constants.
 _TRACED_LENGTHS = (9, 6)
-
-# Log lines that say nothing about the model at hand: the first names the versions the exporter was
-# tested with (this package pins the ones it was tested with itself), the second an optional
-# package, the third the exporter's own functions.
-_HARMLESS_LOGS = {
-    "transformers.exporters.utils": re.compile(r"OnnxExporter is experimental"),
-    "torch.onnx._internal.exporter._registration": re.compile(
-        r"torchvision is not installed|Failed to infer the signature for function '%s'"
-    ),
-}
 
 # Tracing runs other people's code, so it fails in any of these ways; torch's own errors
 # (OnnxExporterError, UserError) are RuntimeErrors.
@@ -147,28 +128,11 @@ def export_onnx(
 
 
 def _traced(
-    model: TorchModel,
-    inputs: dict[str, torch.Tensor],
-    opset: int,
-    fusions: _Fusions | None,
+    model: TorchModel, inputs: dict[str, torch.Tensor], opset: int, fusions: _Fusions | None
 ) -> ir.Model:
     """Return what the exporter makes of a model."""
-    config = OnnxConfig(
-        dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
-        opset_version=opset,
-        ort_fusions=fusions,
-    )
-    own = vars(model.module)
-    had_forward = "forward" in own
-    with _quiet():
-        exporter: Any = OnnxExporter()
-        try:
-            program: ir.Model = exporter.export(model.module, inputs, config=config).program
-        finally:
-            # transformers puts back what it replaced as an attribute of the module itself, which a
-            # model that computes in a way of its own would have.
-            if not had_forward:
-                own.pop("forward", None)
+    exporter = import_module("compressor.export.exporter")  # seconds, where nothing is traced
+    program: ir.Model = exporter.traced(model, inputs, opset, fusions)
     return program
 
 
@@ -176,10 +140,6 @@ def _traced_inputs(model: TorchModel) -> dict[str, torch.Tensor]:
     examples = [model.task.dummy_example(length) for length in _TRACED_LENGTHS]
     batch = model.task.encode(model.preprocessor, examples)
     return {name: torch.from_numpy(value).to(model.device) for name, value in batch.items()}
-
-
-def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
-    return dict.fromkeys(model.task.free_axes(value.ndim), torch.export.Dim.DYNAMIC)
 
 
 def _finish(program: ir.Model, input_names: tuple[str, ...], output: str) -> None:
@@ -244,30 +204,6 @@ def _strip(program: ir.Model) -> None:
         if value.const_value is not None:
             value.const_value.metadata_props.clear()
             value.const_value.doc_string = None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's harmless chatter away, and leave everything as it was."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return not _HARMLESS_LOGS[record.name].match(str(record.msg))
-
-    loggers = [logging.getLogger(name) for name in _HARMLESS_LOGS]
-    for item in loggers:
-        item.addFilter(keep)
-    # torch.onnx.export prints its progress, and transformers does not let `verbose` through.
-    export = torch.onnx.export
-    torch.onnx.export = functools.partial(export, verbose=False)
-    try:
-        with warnings.catch_warnings():
-            # torch 2.13 copies its own tree specifications through a deprecated check.
-            warnings.filterwarnings("ignore", r".*LeafSpec.*is deprecated", FutureWarning)
-            yield
-    finally:
-        torch.onnx.export = export
-        for item in loggers:
-            item.removeFilter(keep)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,90 @@
+"""One trace of a PyTorch model by the exporter that comes with transformers.
+
+That exporter is experimental: it patches torch while it works, prints, logs and warns. What is
+known to be harmless is silenced here, message by message, and everything else passes through. It
+takes seconds to import, so it is where a model is traced and not where a known trace is filled.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import onnx_ir as ir
+import torch
+from transformers.exporters.configs import OnnxConfig
+from transformers.exporters.exporter_onnx import OnnxExporter
+
+from compressor.models.torch_model import TorchModel
+
+# Log lines that say nothing about the model at hand: the first names the versions the exporter was
+# tested with (this package pins the ones it was tested with itself), the second an optional
+# package, the third the exporter's own functions.
+_HARMLESS_LOGS = {
+    "transformers.exporters.utils": re.compile(r"OnnxExporter is experimental"),
+    "torch.onnx._internal.exporter._registration": re.compile(
+        r"torchvision is not installed|Failed to infer the signature for function '%s'"
+    ),
+}
+
+
+def traced(
+    model: TorchModel,
+    inputs: dict[str, torch.Tensor],
+    opset: int,
+    fusions: Literal["cuda", "dml"] | None,
+) -> ir.Model:
+    """Return the exporter's graph of a model in evaluation mode, on the CPU, with `fusions`.
+
+    `inputs` are examples of at least two lengths. Raises whatever the traced code raises.
+    """
+    config = OnnxConfig(
+        dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
+        opset_version=opset,
+        ort_fusions=fusions,
+    )
+    own = vars(model.module)
+    had_forward = "forward" in own
+    with _quiet():
+        exporter: Any = OnnxExporter()
+        try:
+            program: ir.Model = exporter.export(model.module, inputs, config=config).program
+        finally:
+            # transformers puts back what it replaced as an attribute of the module itself, which a
+            # model that computes in a way of its own would have.
+            if not had_forward:
+                own.pop("forward", None)
+    return program
+
+
+def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
+    return dict.fromkeys(model.task.free_axes(value.ndim), torch.export.Dim.DYNAMIC)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's harmless chatter away, and leave everything as it was."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not _HARMLESS_LOGS[record.name].match(str(record.msg))
+
+    loggers = [logging.getLogger(name) for name in _HARMLESS_LOGS]
+    for item in loggers:
+        item.addFilter(keep)
+    # torch.onnx.export prints its progress, and transformers does not let `verbose` through.
+    export = torch.onnx.export
+    torch.onnx.export = functools.partial(export, verbose=False)
+    try:
+        with warnings.catch_warnings():
+            # torch 2.13 copies its own tree specifications through a deprecated check.
+            warnings.filterwarnings("ignore", r".*LeafSpec.*is deprecated", FutureWarning)
+            yield
+    finally:
+        torch.onnx.export = export
+        for item in loggers:
+            item.removeFilter(keep)
