@@ -41,6 +41,7 @@ from compressor.measurements import (
 )
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.probes import Readings
 from compressor.models.provider_options import AS_WRITTEN, PLAIN, ProviderSettings
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.onnx_graph.onnx_file import data_path
@@ -65,7 +66,12 @@ from compressor.pipeline.cached_steps import (
 )
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.judge import Judge
-from compressor.pipeline.same_prediction import JUDGED, compare_export, require_one_prediction
+from compressor.pipeline.same_prediction import (
+    JUDGED,
+    compare_export,
+    read_exported,
+    require_one_prediction,
+)
 from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy, link_tree
 from compressor.progress import Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe
@@ -105,6 +111,7 @@ class Stages:
     baseline_score: Score | None = None  # of the untouched checkpoint on the search split
     scored: dict[str | None, Score] = field(default_factory=dict)  # graphs, by `_scored_as`
     explained: dict[str, Attributions] = field(default_factory=dict)  # likewise
+    readings: dict[str, Readings] = field(default_factory=dict)  # by digest, until compared with
 
     def __post_init__(self) -> None:
         self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
@@ -160,7 +167,7 @@ class Stages:
             settings = engine_settings(self.max_length, folder)
         elif provider == OPENVINO:
             settings = ProviderSettings(precision=self.precision)
-        return OnnxModel(stored.path, provider, self.threads, settings)
+        return OnnxModel(stored.path, provider, self.threads, settings, spins=False)
 
     def score(
         self,
@@ -297,7 +304,8 @@ class Stages:
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             model = self.open_checkpoint(self.untouched)
             own = (model, self.untouched.files, self.splits)
-            return {"lengths": require_one_prediction(*own, *lengths)}
+            found, self.readings[self.untouched.digest] = require_one_prediction(*own, *lengths)
+            return {"lengths": found}
 
         prints = {name: self._prints[name] for name in JUDGED if name in self.splits}
         read = {"splits": prints, "lengths": lengths, **self._inputs(self.untouched), **self._torch}
@@ -389,7 +397,7 @@ class Stages:
     def parity(self, name: str, model: StoredCheckpoint, graph: StoredGraph) -> Parity:
         """Compare an exported graph with its model on rows of the search split.
 
-        Raises `ParityError` as `compare_export` does.
+        Raises `ParityError` as `read_exported` and `compare_export` do.
         """
         limit = self.recipe.export.max_parity_diff
 
@@ -397,9 +405,12 @@ class Stages:
             opened = self.open_graph(graph)
             # Shown is that the graph is right; what a precision costs, the gates measure.
             exact = dataclasses.replace(opened.settings, precision="fp32")
-            ends = self.open_checkpoint(model), dataclasses.replace(opened, settings=exact)
-            found = compare_export(*ends, self.splits["search"], self.max_length, limit)
-            return {"parity": found}
+            known = self.readings.pop(model.digest, None)  # which needs no second load
+            if known is None:
+                own = self.open_checkpoint(model)
+                known = read_exported(own, self.splits["search"], self.max_length)
+            plain = dataclasses.replace(opened, settings=exact)
+            return {"parity": compare_export(known, plain, self.task, limit)}
 
         read = {"graph": graph.digest, "split": self._prints["search"], "limit": limit}
         read |= {"max_length": self.max_length, **self._inputs(model), **self._torch, **self._onnx}

@@ -2,7 +2,8 @@
 
 The untouched checkpoint is asked first: a mask that it ignores or padding on the wrong side makes
 scores of any of its versions depend on how rows were put together. The model that is exported is
-asked again beside the exported file, up to the length that the artifact reads.
+asked again beside the exported file, up to the length that the artifact reads, unless it is the
+untouched one, whose outputs are known.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from compressor.measurements import LengthRecord, Parity
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.probes import TOLERANCE, RowDependence, read_probes
+from compressor.models.probes import TOLERANCE, Readings, RowDependence, read_probes
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import texts_of
+from compressor.tasks import Task, texts_of
 from compressor.verify.evaluation import measured_lengths, parity_probes
 from compressor.words import counted
 
@@ -32,8 +33,8 @@ def require_one_prediction(
     splits: Mapping[str, Dataset],
     limit: int | None,
     max_length: int | None,
-) -> LengthRecord | None:
-    """Return up to which length texts are measured, None for images.
+) -> tuple[LengthRecord | None, Readings]:
+    """Return up to which length texts are measured, None for images, and what the model predicts.
 
     `model` is the untouched checkpoint, just loaded from `files`; it reads up to `limit` tokens of
     a text and the artifact up to `max_length`. Raises `EnvironmentMismatch` when it gives a row
@@ -41,38 +42,35 @@ def require_one_prediction(
     """
     _require_room(model, splits["search"], max_length)
     probes = parity_probes(model.task, model.preprocessor, splits["search"], max_length)
-    dependence: RowDependence | None = None
+    found: Readings | RowDependence
     with foreign(
         f"{files.name}: cannot read its first rows",
         "give a checkpoint whose tokenizer or image processor, config.json and weights go together",
     ):
         try:
-            read_probes(model, probes, model.task)
+            found = read_probes(model, probes, model.task)
         except RowDependence as error:
-            dependence = error
-    if dependence is not None:
+            found = error
+    if isinstance(found, RowDependence):
         raise EnvironmentMismatch(
-            f"{files.name}: {dependence}, so a score would depend on how rows are put together; "
+            f"{files.name}: {found}, so a score would depend on how rows are put together; "
             f"{_advice(model, files.directory)}"
-        ) from dependence
+        ) from found
     if max_length is None:
-        return None
+        return None, found
     judged = [splits[name] for name in JUDGED if name in splits]
     own = (model.task, model.preprocessor, judged)
-    return measured_lengths(*own, checkpoint=limit, artifact=max_length)
+    return measured_lengths(*own, checkpoint=limit, artifact=max_length), found
 
 
-def compare_export(
-    model: TorchModel, exported: OnnxModel, split: Dataset, max_length: int | None, limit: float
-) -> Parity:
-    """Compare an exported file with its model, which was just loaded, on rows of `split`.
+def read_exported(model: TorchModel, split: Dataset, max_length: int | None) -> Readings:
+    """Return what a model that is exported, and was just loaded, predicts for rows of `split`.
 
-    Raises `ParityError` when they differ by more than `limit`, or the model gives a row several
-    predictions.
+    Raises `ParityError` when it gives a row several predictions.
     """
     probes = parity_probes(model.task, model.preprocessor, split, max_length)
     try:
-        known = read_probes(model, probes, model.task)
+        return read_probes(model, probes, model.task)
     except RowDependence as error:
         raise ParityError(
             f"the model that is exported: {error}, which the untouched checkpoint's do not; the "
@@ -80,8 +78,12 @@ def compare_export(
             max_abs_diff=error.difference,
             limit=TOLERANCE,
         ) from error
+
+
+def compare_export(known: Readings, exported: OnnxModel, task: Task, limit: float) -> Parity:
+    """Compare an exported file with what its model predicts, as `check_parity` does."""
     read = [probe.inputs for probe in known.probes]
-    return check_parity(known, exported, read, limit, task=model.task)
+    return check_parity(known, exported, read, limit, task=task)
 
 
 def _require_room(model: TorchModel, split: Dataset, max_length: int | None) -> None:

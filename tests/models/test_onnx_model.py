@@ -107,6 +107,13 @@ def test_session_has_the_threads_that_were_asked_for(product: Path):
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
 
 
+def test_threads_of_a_session_that_is_not_timed_wait(product: Path):
+    key, batch = "session.intra_op.allow_spinning", {"x": np.ones((1, 2), np.float32)}
+    spinning, waiting = OnnxModel(product, threads=2), OnnxModel(product, threads=2, spins=False)
+    assert waiting.session.get_session_options().get_session_config_entry(key) == "0"
+    np.testing.assert_array_equal(waiting.predict(batch), spinning.predict(batch))
+
+
 def test_size_holds_parameters_and_bytes(product: Path):
     size = OnnxModel(product).size()
     assert size == Size(6, 4, product.stat().st_size, size.compressed_bytes)
