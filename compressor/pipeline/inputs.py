@@ -132,10 +132,8 @@ def check_label_columns(recipe: Recipe) -> None:
     columns = load_task(task).columns(metric)
     needed = {"search", "certification"}
     needed = needed.union(*(step.required_splits() for step in recipe.possible_passes()))
-    try:
+    with recipe.placing():
         check_labels(recipe.data, columns, labels, needed)
-    except RecipeError as error:
-        raise recipe.placed(error) from error
 
 
 def local_inputs(recipe: Recipe) -> dict[str, Path]:

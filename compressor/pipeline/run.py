@@ -385,7 +385,7 @@ class _Run:
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
         with self.progress.bar(f"find {name}", None):
             files = find_checkpoint(name, revision=recipe.model.revision, base=recipe.model.base)
-        try:
+        with recipe.placing():
             self.task = load_task(
                 recipe.model.task or files.infer_task(),
                 max_length=recipe.data.max_length or recipe.export.max_length,
@@ -393,14 +393,10 @@ class _Run:
             ).fitted_to(files.directory)
             self.task.require_prompts(files.directory, recipe.data.prompt_names)
             self.log.pooling = self.task.how_pooled(files.directory)
-        except RecipeError as error:
-            raise recipe.placed(error) from error
         files.require_head(self.task.name)
         if texts := self.task.texts_beside():
-            try:
+            with recipe.placing():
                 self.task = self.task.with_text_vectors(text_vectors(files.directory, texts))
-            except RecipeError as error:
-                raise recipe.placed(error) from error
         files = files.of_task(self.task)
         self.task = self.task.as_saved(files.directory)
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
@@ -425,15 +421,11 @@ class _Run:
             raise RecipeError(recipe.describe("budget.metric", unknown))
         self.log.task, self.log.metric = self.task.name, metric
         self.log.labels = files.labels_for(self.task)
-        try:
+        with recipe.placing():
             self.task = self.task.for_labels(self.log.labels)
-        except RecipeError as error:
-            raise recipe.placed(error) from error
         self.log.source_sha256, self.log.source_bytes = files.sha256(), files.bytes_on_disk()
-        try:
+        with recipe.placing():
             self.splits = self._load_splits(metric)
-        except RecipeError as error:
-            raise recipe.placed(error) from error
         mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
         if mistake is not None and not find_metric(metric).is_fine:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -474,6 +475,14 @@ class Recipe(BaseModel):
     def placed(self, error: RecipeError) -> RecipeError:
         """Return `error` with the line of each mistake that begins with a key of the recipe."""
         return type(error)([self.placed_line(mistake) for mistake in error.mistakes])
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Raise a `RecipeError` of this block as `placed` returns it."""
+        try:
+            yield
+        except RecipeError as error:
+            raise self.placed(error) from error
 
     def placed_line(self, line: str) -> str:
         """Return a line that begins with a key of the recipe with its place before it."""
