@@ -11,11 +11,10 @@ where that one dies. Two locks stand for each key, which the system drops with t
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ from compressor.files import write_whole
 from compressor.machine.locks import Lock, locked
 from compressor.machine.turns import working
 from compressor.paths import ABSENT, no_folder
-from compressor.pipeline.step_store import DAMAGE, PARTIAL, Step, StepStore, read_step, remove
+from compressor.pipeline.step_store import PARTIAL, Step, StepStore, remove
 from compressor.words import counted
-
-logger = logging.getLogger(__name__)
 
 MARK = "store.json"  # by which a folder is known to be a store
 _MARKED = '{"compressor_steps": 1}\n'
@@ -65,19 +62,10 @@ class SharedStepStore(StepStore):
         From then on nothing removes the step until `close`.
         """
         self._use(key)
-        folder = self.path / key
-        if not os.path.lexists(folder):
-            return None
-        try:
-            step = read_step(name, key, folder)
-        except DAMAGE as error:
-            told = f"the stored step '{name}' was damaged ({error}) and done again"
-            if told not in self.damaged:
-                self.damaged.append(told)
-                logger.warning("%s: %s", folder, told)
-            return None
-        self.used.add(key)
-        return replace(step, reused=key not in self.made)
+        return super().find(name, key)
+
+    def _drop_damaged(self, folder: Path) -> None:
+        """Leave it to `make`, which holds the lock of the key."""
 
     def make(
         self,

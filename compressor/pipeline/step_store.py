@@ -141,12 +141,18 @@ class StepStore:
         try:
             step = read_step(name, key, folder)
         except DAMAGE as error:
-            self.damaged.append(f"the stored step '{name}' was damaged ({error}) and done again")
-            logger.warning("%s; %s is removed", self.damaged[-1], folder)
-            remove(folder)
+            told = f"the stored step '{name}' was damaged ({error}) and done again"
+            if told not in self.damaged:
+                self.damaged.append(told)
+                logger.warning("%s: %s", folder, told)
+            self._drop_damaged(folder)
             return None
         self.used.add(key)
         return dataclasses.replace(step, reused=key not in self.made)
+
+    def _drop_damaged(self, folder: Path) -> None:
+        """Make room for a step that is done again."""
+        remove(folder)
 
     def keep(
         self,
