@@ -111,8 +111,20 @@ class ComponentBytes:
     """Classifier, pooler, what has no telling name, and the graph itself, bytes."""
 
 
+class _Timed:
+    """What of a measured time decides where times are compared."""
+
+    p50_ms: float
+    cpu_p50_ms: float | None
+
+    @property
+    def deciding_ms(self) -> float:
+        """Return the median that choices go by: of CPU time where it was measured."""
+        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
+
+
 @dataclass(frozen=True)
-class Latency:
+class Latency(_Timed):
     """Time of one batch on the provider that really ran, after warm-up.
 
     `p50_ms` and the like are wall time. `cpu_p50_ms` and `cpu_p95_ms` are what the one thread of
@@ -156,14 +168,9 @@ class Latency:
     cpu_p95_ms: Quantity | None = None
     """95th percentile of that, ms. Null: as above."""
 
-    @property
-    def deciding_ms(self) -> float:
-        """Return the median that choices go by: of CPU time where it was measured."""
-        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
-
 
 @dataclass(frozen=True)
-class RuntimeLatency:
+class RuntimeLatency(_Timed):
     """Time of one batch of the artifact on the CPU in one runtime; the runtimes took turns."""
 
     runtime: Runtime
@@ -186,11 +193,6 @@ class RuntimeLatency:
     """As `latencies[].noisy`."""
     cpu_p50_ms: Quantity | None
     """Median CPU time of the thread that ran the batch, ms. Null: several threads."""
-
-    @property
-    def deciding_ms(self) -> float:
-        """Return the median that runtimes are compared by: of CPU time where it was measured."""
-        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
 
 
 @dataclass(frozen=True)

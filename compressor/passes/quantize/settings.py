@@ -7,13 +7,11 @@ name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -436,6 +434,7 @@ passes:
         description="how convolutions are computed: in float, or in int8 with one scale for each "
         "output channel, which makes a ResNet two to three times as fast; filters are rounded to "
         "the nearest, and neither rounding, bias_correction nor smoothing reaches them",
+        exclude_if=lambda value: not value,  # so that steps are those of before
     )
 
     @classmethod
@@ -451,14 +450,6 @@ passes:
     def takes_filters(self) -> bool:
         """Return whether convolutions are asked for."""
         return self.convolutions == "int8"
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave convolutions out where they stay in float, so that steps are those of before."""
-        written: dict[str, Any] = write(self)
-        if not self.takes_filters:
-            written.pop("convolutions", None)
-        return written
 
 
 class QuantizeAuto(CalibratedSettings):
