@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError, StepFailed
 from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
+from compressor.tasks.examples import Batch as Batch
 from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.explained import Explained
 from compressor.tasks.head import ConfigFile, HasShape
-from compressor.tasks.hiding import Hiding, Part, ReadText
 from compressor.tasks.metrics import Metric
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, Rows
 from compressor.tasks.pooling import Pooling
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from compressor.tasks.losses import Losses
 
 DRAWS = 19  # of a random guess; one in twenty does better than the best of them
-Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class OutputForm:
 
 
 @dataclass(frozen=True)
-class Task(ABC):
+class Task(Explained, ABC):
     """One kind of problem; `max_length` cuts token sequences (None: the tokenizer's limit)."""
 
     max_length: int | None = None
@@ -176,12 +176,6 @@ class Task(ABC):
     pools_tokens: ClassVar[bool] = False
     # Whether rows may belong together, such as the candidates of a query, as `data.group` says.
     reads_groups: ClassVar[bool] = False
-    # What attributions are parts of: the number of a prediction that moves as pieces of an example
-    # are hidden, in words; "" where there is none, and then `unexplained` says why.
-    explains: ClassVar[str] = ""
-    unexplained: ClassVar[str] = "no number of its predictions is chosen to be explained"
-    # Whether that number can be differentiated, for attributions by gradients.
-    explains_by_gradients: ClassVar[bool] = False
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
@@ -224,7 +218,7 @@ class Task(ABC):
         """Return the configuration of that part, as transformers made it of config.json."""
         return config
 
-    @classmethod  # noqa: B027 - any head may do
+    @classmethod
     def check_head(
         cls,
         config: ConfigFile,
@@ -256,26 +250,20 @@ class Task(ABC):
         """
         return self
 
-    def fit_config(  # noqa: B027 - most say it all in config.json
-        self, config: Any, directory: Path
-    ) -> None:
+    def fit_config(self, config: Any, directory: Path) -> None:
         """Write into a configuration of transformers what other files in `directory` add to it."""
 
     @abstractmethod
     def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
         """Return what is needed in place of an array of `shape` for so many rows, or None."""
 
-    def fit_preprocessor(  # noqa: B027 - most read what they were saved to read
-        self, name: str, directory: Path, preprocessor: Any
-    ) -> None:
+    def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a preprocessor read what the checkpoint called `name` in `directory` was made to.
 
         Raises `EnvironmentMismatch` where it cannot.
         """
 
-    def write_beside(  # noqa: B027 - most need nothing
-        self, module: Any, preprocessor: Any, directory: Path
-    ) -> None:
+    def write_beside(self, module: Any, preprocessor: Any, directory: Path) -> None:
         """Write what a checkpoint of this task needs beside config, weights and preprocessor."""
 
     def weights_beside(self, directory: Path) -> list[Path]:  # noqa: ARG002 - for what has layers
@@ -747,46 +735,6 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> Any:
         """Return what a user of an artifact wants to have of `outputs`."""
-
-    def hidings(self, preprocessor: Any) -> tuple[Hiding, ...]:  # noqa: ARG002 - most hide nothing
-        """Return the ways in which pieces can be hidden, the best first; none where none can."""
-        return ()
-
-    def pieces(self, preprocessor: Any, example: Example, most: int) -> tuple[Part, ...]:
-        """Return the pieces of an example that are hidden in turn, at most `most` of them.
-
-        Only asked where `hidings` names a way.
-        """
-        raise NotImplementedError(f"{self.name} hides no pieces")
-
-    def read_text(self, preprocessor: Any, example: Example) -> ReadText:
-        """Return the tokens of an example as a model reads them, for tasks on texts."""
-        raise NotImplementedError(f"{self.name} reads no texts")
-
-    def with_hidden(
-        self, preprocessor: Any, example: Example, pieces: Sequence[Part], hiding: Hiding
-    ) -> Iterator[Batch]:
-        """Yield batches of an example: first as it is, then with each of `pieces` hidden alone."""
-        raise NotImplementedError(f"{self.name} hides no pieces")
-
-    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:
-        """Return the number that `explains` names of each of `outputs`, shape `(num_outputs,)`.
-
-        All are of one example, the first without anything hidden. `original` is what the untouched
-        checkpoint gives for it, whose prediction is explained for every model.
-        """
-        raise NotImplementedError(f"{self.name} explains nothing")
-
-    def explained_tensor(self, original: Outputs, whole: Outputs, array: Tensor) -> Tensor:
-        """Return the same, shape `(num_rows,)`, of a model's array in PyTorch, differentiable.
-
-        `whole` is what the model itself gives for the example.
-        """
-        raise NotImplementedError(f"{self.name} explains nothing by gradients")
-
-    def in_words(self, outputs: Outputs, labels: Sequence[str]) -> str:  # noqa: ARG002 - most are long
-        """Return the one prediction of `outputs` in words, "" where that is long."""
-        return ""
 
     def own_predictions(self, outputs: Outputs, labels: Sequence[str]) -> Sequence[Any]:
         """Return what a metric of the user's own reads of `outputs`, one for each example."""

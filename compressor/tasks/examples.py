@@ -6,6 +6,8 @@ orders and quotes it like any text.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from compressor.runtime.examples import texts_of as texts_of
 from compressor.tasks.sound import Sound, StoredSound
 from compressor.tasks.stored_image import StoredImage, digest_of
 
+Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
 _EASY_TO_READ = 80  # characters
 
 
