@@ -282,3 +282,15 @@ def test_matrices_in_four_bits_need_an_operator_set_that_has_them(opset: object,
         f"int4 needs operator set 21, but export.opset is {opset or f'{EXPORTER_OPSET} by default'}"
     )
     assert all(said in mistake.message for mistake in found)
+
+
+def test_matrices_are_stored_in_the_bits_that_they_were_trained_in():
+    training = {"kind": "quantize_aware_train", "activations": "static", "matrices": "int4"}
+    storing = {"kind": "quantize_static", "matrices": "int4", "matrix_block": 32}
+    data = {"passes": [training, storing], "export": {"opset": 23}}
+    [mistake] = find_conflicts(data, PASSES)
+    assert mistake.path == ("passes", 1, "matrix_block")
+    assert "is 32, but quantize_aware_train before it trains for 64" in mistake.message
+    assert not find_conflicts(
+        {**data, "passes": [{**training, "matrix_block": 32}, storing]}, PASSES
+    )

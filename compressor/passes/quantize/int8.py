@@ -73,7 +73,12 @@ def note_smoothed(smoothed: Names | None, context: PassContext) -> None:
 
 
 def reorder(quantization: Quantization[Int8Settings]) -> Names:
-    """Reorder inner channels, in place, and return the matrices whose scales get finer by it."""
+    """Reorder inner channels, in place, and return the matrices whose scales get finer by it.
+
+    None where matrices take four bits: those of a block belong together, as training left them.
+    """
+    if quantization.settings.matrices == "int4":
+        return ()
     with quantization.context.progress.bar("ordering channels", None):
         return reorder_inner_channels(quantization.graph, quantization.weights)
 

@@ -224,9 +224,6 @@ class Int8Settings(SensitiveSettings, IntegerSettings):
         "once_per_text": RoundsAgain(
             "stores in 4 bits what {trainer} trained for int8", values=("int4",)
         ),
-        "matrices": RoundsAgain(
-            "stores in 4 bits what {trainer} trained for int8", values=("int4",)
-        ),
     }
     narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {
         **IntegerSettings.narrowed_by,

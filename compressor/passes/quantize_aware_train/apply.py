@@ -137,6 +137,7 @@ def train_simulated(
             min_elements=settings.min_elements,
             rounds_tables=settings.freeze_embeddings,
             int4_block=settings.embedding_block if settings.embeddings == "int4" else None,
+            matrix_block=settings.matrix_block if settings.matrices == "int4" else None,
         ) as simulated,
     ):
         observe = partial(_observe, model, simulated, settings, calibration)
@@ -309,4 +310,4 @@ class _Freezer:
     def _freeze(self) -> None:
         self._is_frozen = True
         for quantizer in self._simulated.weights:
-            quantizer.log_factor.requires_grad_(False)
+            quantizer.freeze()

@@ -1,16 +1,16 @@
 """Simulates, in PyTorch and with gradients, what an int8 file of this package computes.
 
 Weights have one scale for each output row, which is learned (LSQ), within what the pair rule of
-`affine.py` allows; activations have the scales of `quantized_activations.py`, one for each token or
-one that observation fixed; embedding tables are rounded once, row by row to 8 bits or in blocks to
-4. Gradients are those of the straight-through estimator. Afterwards the module is an ordinary one
-whose weights are multiples of their scales, and the pass that writes the file finds those scales
-again (`affine.column_scales`, `block_weights.py`), so the integers that were trained are the
-integers of the file, and no record beside the weights has to travel with them. Fixed scales are not
-stored either: the file's calibration observes the trained weights on the same rows, as here. Where
-a classifier reads one token alone, the fused file computes no other in its last layer, so there it
-observes that token, and here all: scales of that layer's query, attention output and feed-forward
-differ by some percent.
+`affine.py` allows, or four bits in blocks whose scales stay; activations have the scales of
+`quantized_activations.py`, one for each token or one that observation fixed; embedding tables are
+rounded once, row by row to 8 bits or in blocks to 4. Gradients are those of the straight-through
+estimator. Afterwards the module is an ordinary one whose weights are multiples of their scales, and
+the pass that writes the file finds those scales again (`affine.column_scales`, `block_weights.py`),
+so the integers that were trained are the integers of the file, and no record beside the weights has
+to travel with them. Fixed scales are not stored either: the file's calibration observes the trained
+weights on the same rows, as here. Where a classifier reads one token alone, the fused file computes
+no other in its last layer, so there it observes that token, and here all: scales of that layer's
+query, attention output and feed-forward differ by some percent.
 
 Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (LSQ); Bhalgat et al.
 2020, arXiv:2004.09576 (LSQ+: initial steps of least squared error).
@@ -129,6 +129,37 @@ class WeightQuantizer(nn.Module):
         scaled = steps * self._gradient_scale
         return scaled + (steps - scaled).detach()
 
+    def freeze(self) -> None:
+        """Leave the steps as they are from now on."""
+        self.log_factor.requires_grad_(False)
+
+
+class BlockQuantizer(nn.Module):
+    """Rounds a weight to four bits in blocks of a row; the steps are those of its first values.
+
+    A parametrization of `nn.Linear.weight`. What the int8 columns of the file round once more, by
+    half of their step at most (`narrow_columns.py`), is not simulated.
+    """
+
+    def __init__(self, weight: Tensor, block_size: int) -> None:
+        super().__init__()
+        values = weight.detach().cpu().numpy()
+        blocks = quantize_blocks(values, bits=BITS, block_size=block_size, float16_scales=False)
+        steps = torch.from_numpy(blocks.scales).repeat_interleave(block_size, dim=1)
+        self.steps: Tensor
+        self.register_buffer("steps", steps[:, : weight.shape[1]].to(weight), persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight`, rounded; what is clipped passes no gradient on."""
+        relative = weight.detach() / self.steps
+        integers = relative.round().clamp(-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1)
+        is_rounded = (integers - relative).abs() <= 0.5 + 1e-6
+        rounded = integers * self.steps
+        return torch.where(is_rounded, weight + (rounded - weight.detach()), rounded)
+
+    def freeze(self) -> None:
+        """Do nothing: the steps stay from the beginning."""
+
 
 def first_steps(weight: Tensor) -> Tensor:
     """Return the step of each row, shape `(out_features, 1)`, with the least squared error.
@@ -190,7 +221,7 @@ class InputQuantizer:
 class SimulatedInt8:
     """What rounds the weights and the inputs of a module's linear layers, by name."""
 
-    weights: tuple[WeightQuantizer, ...]
+    weights: tuple[WeightQuantizer | BlockQuantizer, ...]
     inputs: Mapping[str, InputQuantizer]
 
 
@@ -201,12 +232,14 @@ def simulated_int8(
     min_elements: int,
     rounds_tables: bool = True,
     int4_block: int | None = None,
+    matrix_block: int | None = None,
 ) -> Iterator[SimulatedInt8]:
     """Let a transformers module compute as its int8 file will, and keep the weights afterwards.
 
     Every linear layer of at least `min_elements` weights is simulated; with `rounds_tables`,
     embedding tables of that size are rounded in place, because a table is only looked up: to int8,
-    and with `int4_block` those that are worth it to int4 in blocks of so many. Inputs are rounded
+    and with `int4_block` those that are worth it to int4 in blocks of so many. With `matrix_block`,
+    weights of linear layers are rounded to int4 in blocks of so many of a row. Inputs are rounded
     token by token until they are given other scales. When the block ends, weights are multiples
     of their scales and everything else is as it was.
 
@@ -218,7 +251,7 @@ def simulated_int8(
     weights, inputs, hooks = [], {}, []
     try:
         for name, layer in layers.items():
-            weights.append(_attach(name, layer.linear))
+            weights.append(_attach(name, layer.linear, matrix_block))
             inputs[name] = InputQuantizer(layer.scale)
             hooks.append(layer.linear.register_forward_pre_hook(inputs[name]))
         yield SimulatedInt8(tuple(weights), inputs)
@@ -270,9 +303,15 @@ def _layers(module: PreTrainedModel, min_elements: int) -> dict[str, _Layer]:
     }
 
 
-def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:
+def _attach(
+    name: str, linear: nn.Linear, matrix_block: int | None
+) -> WeightQuantizer | BlockQuantizer:
+    quantizer: WeightQuantizer | BlockQuantizer
     try:
-        quantizer = WeightQuantizer(linear.weight)
+        if matrix_block is None:
+            quantizer = WeightQuantizer(linear.weight)
+        else:
+            quantizer = BlockQuantizer(linear.weight, matrix_block)
     except StepFailed as error:
         raise StepFailed(f"weight {name}.weight {error}") from error
     parametrize.register_parametrization(linear, "weight", quantizer)

@@ -66,7 +66,12 @@ passes:
             "rows": ("activations", "static"),
             "embeddings": ("freeze_embeddings", True),
             "embedding_block": ("embeddings", "int4"),
+            "matrices": None,
+            "matrix_block": ("matrices", "int4"),
         },
+    )
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {*DistillSettings.unwritten_defaults, "matrices", "matrix_block"}
     )
 
     activations: Literal["per_token", "static"] = Field(
@@ -98,6 +103,16 @@ passes:
         32,
         description="weights of an int4 table's row that share one scale; the same as the later "
         "pass's",
+    )
+    matrices: Literal["int8", "int4"] = Field(
+        "int8",
+        description="how matrices are rounded: with learned steps to int8, or to int4 in blocks of "
+        "a column whose steps stay; the same as the later pass's",
+    )
+    matrix_block: BlockSize = Field(
+        64,
+        description="with matrices: int4, weights of a column that share one step; the same as the "
+        "later pass's",
     )
     epochs: float = Field(default=0.5, gt=0, le=1000, description="passes over the training split")
     learning_rate: float = Field(

@@ -14,6 +14,7 @@ from torch import nn
 
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.affine import max_pair_sum, quantize_columns
+from compressor.onnx_graph.block_weights import quantize_blocks
 from compressor.onnx_graph.quantized_activations import (
     AFTER_GELU,
     AFTER_RELU,
@@ -22,6 +23,7 @@ from compressor.onnx_graph.quantized_activations import (
     quantize_tokens,
 )
 from compressor.passes.quantize_aware_train.fake_quantize import (
+    BlockQuantizer,
     InputQuantizer,
     check_simulation,
     fake_quantize_static,
@@ -191,6 +193,38 @@ def test_simulation_ends_with_weights_on_their_scales(tiny_bert: TorchModel):
     weight = after["bert.encoder.layer.1.output.dense.weight"]
     original = before["bert.encoder.layer.1.output.dense.weight"]
     assert torch.equal(weight, fake_quantize_weight(original, first_steps(original)))
+
+
+@pytest.mark.parametrize("in_features", [64, 40])
+def test_storing_finds_the_four_bits_that_were_trained(in_features: int):
+    weight = random_weight(8, in_features)
+    rounded = BlockQuantizer(weight, 16)(weight)
+    blocks = quantize_blocks(rounded.numpy(), bits=4, block_size=16, float16_scales=False)
+    np.testing.assert_allclose(blocks.restored(), rounded.numpy(), rtol=1e-5)
+    # Rounding moves a weight by half a step at most, but where a block's scale clips its largest.
+    plain = quantize_blocks(weight.numpy(), bits=4, block_size=16, float16_scales=False)
+    np.testing.assert_allclose(rounded.numpy(), plain.restored(), rtol=1e-5)
+
+
+def test_four_bits_pass_gradients_on_but_where_they_clip():
+    weight = torch.tensor([[1.0, -0.4, 0.3, 0.2]], requires_grad=True)
+    quantizer = BlockQuantizer(weight, 16)
+    quantizer.steps.fill_(0.1)
+    quantizer(weight).sum().backward()
+    assert quantizer(weight).tolist() == [pytest.approx([0.7, -0.4, 0.3, 0.2])]
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0.0, 1.0, 1.0, 1.0]]
+
+
+def test_matrices_end_in_four_bits_where_that_is_asked(tiny_bert: TorchModel):
+    dense = tiny_bert.module.bert.encoder.layer[0].output.dense
+    with simulated_int8(tiny_bert.module, min_elements=512, matrix_block=32) as simulated:
+        assert {type(each) for each in simulated.weights} == {BlockQuantizer}
+        for each in simulated.weights:
+            each.freeze()
+    found = dense.weight.detach().numpy()
+    blocks = quantize_blocks(found, bits=4, block_size=32, float16_scales=False)
+    np.testing.assert_allclose(blocks.restored(), found, rtol=1e-5)
 
 
 def test_small_matrices_and_unrounded_tables_stay_in_float(tiny_bert: TorchModel):
