@@ -228,12 +228,14 @@ def _refuse_unread(name: str, config: Mapping[str, object]) -> None:
         if config.get(key):
             raise EnvironmentMismatch(f"{name}: {key} in its config.json {why}")
     kind = config.get("position_embedding_type", "absolute")
-    is_read = family_of(config["model_type"]).reads_position_type
-    if kind not in (None, "absolute") and not is_read:
+    others = family_of(config["model_type"]).position_types
+    if kind not in (None, "absolute", *others):
+        known = " and ".join(("absolute", *others))
         raise EnvironmentMismatch(
             f"{name}: position_embedding_type in its config.json is {kind!r}, and transformers 5 "
-            f"computes absolute positions alone for model type '{config['model_type']}', so it "
-            f"would be another model; give a checkpoint with absolute positions"
+            f"computes {known} positions alone for model type '{config['model_type']}', so it "
+            f"would be another model; give a checkpoint with {known.replace(' and ', ' or ')} "
+            f"positions"
         )
 
 

@@ -277,3 +277,9 @@ def test_relative_positions_are_refused_by_the_config_alone(copy: Path):
     configure(copy, position_embedding_type="relative_key")
     with pytest.raises(EnvironmentMismatch, match=r"position_embedding_type .* 'relative_key'"):
         find_checkpoint(str(copy))
+    # It computes them rotated too, but not these.
+    configure(copy, model_type="esm")
+    with pytest.raises(EnvironmentMismatch, match=r"absolute and rotary positions alone .* 'esm'"):
+        find_checkpoint(str(copy))
+    configure(copy, position_embedding_type="rotary")
+    assert find_checkpoint(str(copy))

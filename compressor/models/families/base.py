@@ -190,5 +190,5 @@ class Family:
     # Whether its attention takes blocks in place of all tokens where a text has many of them, and
     # all tokens from then on once it has read a shorter text.
     is_block_sparse: bool = False
-    # Whether it computes positions as position_embedding_type says, and not absolute ones alone.
-    reads_position_type: bool = False
+    # What position_embedding_type may say of it beside absolute: what transformers computes.
+    position_types: tuple[str, ...] = ()

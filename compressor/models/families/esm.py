@@ -17,5 +17,5 @@ ESM = Family(
     ),
     first_position="after_padding",
     int8_simulated=True,
-    reads_position_type=True,
+    position_types=("rotary",),
 )

@@ -194,7 +194,7 @@ def first_position(config: Mapping[str, object]) -> int:
     first, kind = family.first_position, config.get("position_embedding_type", "absolute")
     if isinstance(first, int):
         return first
-    if family.reads_position_type and kind not in (None, "absolute"):
+    if kind in family.position_types:
         return 0  # there is no table
     padding = config.get("pad_token_id", 1)
     return padding + 1 if type(padding) is int else 0
