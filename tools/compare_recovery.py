@@ -50,6 +50,7 @@ _RECIPE = (
     "join_probability",
     "mask_probability",
     "drop_probability",
+    "replace_probability",
     "schedule",
     "dropout",
     "precision",

@@ -1,4 +1,4 @@
-"""More texts, or lists of words, for a teacher to predict: joined, with words hidden or left out.
+"""More texts, or lists of words, for a teacher to predict: joined, with words changed or left out.
 
 A teacher is so sure of the rows that it was trained on that its predictions there say little more
 than a label. On texts that nobody wrote, two sentences of different opinion in one or a sentence
@@ -12,8 +12,9 @@ distillation: Liang et al. 2021, arXiv:2011.00593 (there embeddings, here texts)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,8 +24,10 @@ from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example, image_of
 from compressor.tasks.examples import Words
-from compressor.training.distill_settings import DistillSettings
+from compressor.training.distill_settings import CHANGES, DistillSettings
+from compressor.training.near_words import NearWords
 from compressor.training.schedules import total_steps
+from compressor.words import listing
 
 Settings = TypeVar("Settings", bound=DistillSettings)
 
@@ -47,7 +50,9 @@ def augmented(
         return dataset, settings
     mask = check_augmentation(model, teacher, dataset, settings)
     copies = min(math.ceil(settings.epochs), _MOST_DRAWS)
+    near = NearWords.of(teacher, dataset.examples) if settings.replace_probability > 0 else None
     random = np.random.default_rng([seed, _STREAM])
+    change = partial(_without_words, settings, mask, near, random)
     examples: list[Example] = []
     partners: list[int] = []
     for _ in range(copies):
@@ -55,7 +60,7 @@ def augmented(
             other = int(random.integers(len(dataset)))
             joined = _joined(example, dataset.examples[other], settings, random)
             partners.append(row if joined is example else other)
-            examples.append(_changed(joined, settings, mask, random))
+            examples.append(_changed(joined, change))
     labels = None
     if dataset.labels is not None:
         own = np.tile(dataset.labels, copies)
@@ -86,8 +91,8 @@ def check_augmentation(
     if settings.augments and not isinstance(example, str | tuple | Words):
         found = "neither" if image_of(example) is None else "images"
         raise StepFailed(
-            f"join_probability, mask_probability and drop_probability change texts and lists of "
-            f"words, and these examples are {found}; leave them out"
+            f"{listing(CHANGES)} change texts and lists of words, and these examples are {found}; "
+            f"leave them out"
         )
     if settings.join_probability > 0 and isinstance(example, tuple):
         raise StepFailed(
@@ -99,7 +104,7 @@ def check_augmentation(
         if model.task.labels_of_changed(first, first) is None:
             raise StepFailed(
                 f"label_weight: {model.task.name} cannot tell the labels of changed texts; set it "
-                f"to 0, or join_probability, mask_probability and drop_probability"
+                f"to 0, or {listing(CHANGES)}"
             )
     return _mask_token(model, teacher) if settings.mask_probability > 0 else ""
 
@@ -138,25 +143,28 @@ def _joined(
     return f"{first} {second}"
 
 
-def _changed(
-    example: Example, settings: DistillSettings, mask: str, random: np.random.Generator
-) -> Example:
+def _changed(example: Example, change: Callable[[Sequence[str]], list[str]]) -> Example:
+    """Return the example with other words, as `change` makes them of those of each text."""
     if isinstance(example, str):
-        return " ".join(_without_words(example.split(), settings, mask, random))
+        return " ".join(change(example.split()))
     if isinstance(example, Words):
-        return Words(tuple(_without_words(example.words, settings, mask, random)))
+        return Words(tuple(change(example.words)))
     assert isinstance(example, tuple), "the examples are checked"
-    first, second = (
-        " ".join(_without_words(text.split(), settings, mask, random)) for text in example
-    )
+    first, second = (" ".join(change(text.split())) for text in example)
     return first, second
 
 
 def _without_words(
-    words: Sequence[str], settings: DistillSettings, mask: str, random: np.random.Generator
+    settings: DistillSettings,
+    mask: str,
+    near: NearWords | None,
+    random: np.random.Generator,
+    words: Sequence[str],
 ) -> list[str]:
-    """Return the words without some, at least one staying, and with some of the rest hidden."""
-    kept = _drawn(words, 1 - settings.drop_probability, random) or words
+    """Return the words without some, at least one staying, and some of the rest replaced."""
+    kept = _drawn(words, 1 - settings.drop_probability, random) or list(words)
+    if near is not None:
+        kept = near.replaced(kept, settings.replace_probability, random)
     hidden = random.random(len(kept)) < settings.mask_probability
     return [mask if hide else word for word, hide in zip(kept, hidden, strict=True)]
 

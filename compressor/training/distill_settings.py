@@ -9,7 +9,10 @@ from pydantic import Field, model_validator
 
 from compressor.paths import LocalPath
 from compressor.training.settings import FinetuneSettings, Need, TrainingSettings
+from compressor.words import listing
 
+# The settings that change texts before teacher and student read them.
+CHANGES = ("join_probability", "mask_probability", "drop_probability", "replace_probability")
 Relation = Literal["queries", "keys", "values"]
 
 
@@ -31,6 +34,7 @@ class DistillSettings(TrainingSettings):
             "teacher_cache",
             "alignment",
             "mixup_alpha",
+            "replace_probability",
         }
     )
 
@@ -173,6 +177,15 @@ class DistillSettings(TrainingSettings):
     drop_probability: float = Field(
         default=0.0, ge=0, lt=1, description="probability that a word is left out"
     )
+    replace_probability: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "probability that a word gives way to one of the 15 words of the training split that "
+            "lie nearest to it in the teacher's table, where the teacher has one piece for it"
+        ),
+    )
 
     @property
     def label_setting(self) -> str | None:
@@ -230,7 +243,7 @@ class DistillSettings(TrainingSettings):
     @property
     def augments(self) -> bool:
         """Return whether texts are changed before teacher and student read them."""
-        return any((self.join_probability, self.mask_probability, self.drop_probability))
+        return any(getattr(self, name) for name in CHANGES)
 
     @property
     def reads_outputs(self) -> bool:
@@ -258,8 +271,7 @@ class DistillSettings(TrainingSettings):
         if self.margin_weight and self.augments:
             raise ValueError(
                 "margin_weight compares the candidates of a query, and texts that are changed "
-                "belong to none; set join_probability, mask_probability and drop_probability to 0, "
-                "or margin_weight"
+                f"belong to none; set {listing(CHANGES)} to 0, or margin_weight"
             )
         if self.margin_weight and self.accumulation_steps > 1:
             raise ValueError(
@@ -318,8 +330,8 @@ class DistillSettings(TrainingSettings):
             return self
         if self.augments:
             raise ValueError(
-                "teacher_cache keeps outputs for the rows as they are, and join_probability, "
-                "mask_probability and drop_probability change them; remove it, or set those to 0"
+                f"teacher_cache keeps outputs for the rows as they are, and {listing(CHANGES)} "
+                f"change them; remove it, or set those to 0"
             )
         if self.compares_layers:
             raise ValueError(

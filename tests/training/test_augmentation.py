@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks.examples import Words
 from compressor.tasks.token_classification import TokenClassification
 from compressor.training.augmentation import augmented
 from compressor.training.distill_settings import DistillSettings
+from compressor.training.near_words import NEAREST
 from compressor.training.schedules import total_steps
 
 
@@ -56,6 +59,34 @@ def test_words_are_hidden_and_left_out_as_often_as_asked(tiny_bert: TorchModel):
     assert len(left) / 20_000 == pytest.approx(0.8, abs=0.015)
     assert len(shown) / len(left) == pytest.approx(0.75, abs=0.015)
     assert [word for word in words if word in kept] == shown
+
+
+def test_words_give_way_to_near_ones_of_the_same_texts(tiny_bert: TorchModel):
+    read = tiny_bert.preprocessor
+    words = [word for word in read.get_vocab() if word.isalpha()]
+    known = set(words)
+    texts = (" ".join(words), "unheardof words stay")
+    [found, other] = changed(tiny_bert, dataset_of(*texts), replace_probability=0.5).examples
+    assert str(other).split()[0] == "unheardof"
+    given = dict(zip(words, str(found).split(), strict=True))
+    moved = {word: new for word, new in given.items() if word != new}
+    assert 0.3 < len(moved) / len(words) < 0.7
+    assert set(moved.values()) <= known
+    # By hand: the places of the new words among all, by the cosine with the old one.
+    table = tiny_bert.module.get_input_embeddings().weight.detach()
+    vectors = dict(zip(words, table[read.convert_tokens_to_ids(words)], strict=True))
+    for word, new in moved.items():
+        cosines = {
+            each: float(torch.nn.functional.cosine_similarity(vectors[word], vector, dim=0))
+            for each, vector in vectors.items()
+            if each != word
+        }
+        assert new in sorted(cosines, key=cosines.__getitem__, reverse=True)[:NEAREST]
+
+
+def test_texts_without_words_of_one_piece_have_nothing_to_replace(tiny_bert: TorchModel):
+    with pytest.raises(StepFailed, match="replace_probability: fewer than two words"):
+        changed(tiny_bert, dataset_of("unheardof"), replace_probability=0.5)
 
 
 def test_a_text_keeps_a_word_and_an_empty_one_stays(tiny_bert: TorchModel):
