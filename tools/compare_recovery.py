@@ -218,7 +218,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--sublayer-weight", type=float, default=0.0)
     parser.add_argument("--label-weight", type=float, default=0.0)
     parser.add_argument("--temperature", type=float, default=2.0)
-    for change in ("join", "mask", "drop"):
+    for change in ("join", "mask", "drop", "replace"):
         parser.add_argument(f"--{change}-probability", type=float, default=0.0)
     parser.add_argument(
         "--train-embeddings",
