@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 # What transformers.js puts after `model`, by the type of most weights.
 _SUFFIXES: Mapping[int, tuple[str, ...]] = {
     TensorProto.INT8: ("_quantized",),
+    TensorProto.INT4: ("_quantized",),
     TensorProto.UINT8: ("_quantized",),
     TensorProto.FLOAT16: ("_fp16",),
 }
