@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
+from onnx import TensorProto
 
 from compressor.models.runtime_releases import (
     OLDEST,
@@ -43,6 +44,7 @@ OPERATORS: Mapping[tuple[str, str, int], Version] = {
     (CONTRIB, "GatherBlockQuantized", 1): (1, 23, 0),  # of bytes that hold two values each
 }
 _EIGHT_BITS: Version = (1, 22, 0)  # of MatMulNBits, which began with 4
+_CAST_OF_INT4: Version = (1, 23, 0)  # 1.22.1 has no kernel
 _STANDARD = ("", "ai.onnx")
 
 
@@ -55,12 +57,15 @@ def oldest_runtime(path: Path) -> str:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     standard = max((opsets.get(domain, 0) for domain in _STANDARD), default=0)
     needs = [OLDEST, _first(IR_VERSIONS, model.ir_version), _first(OPSETS, standard)]
+    narrow = {item.name for item in model.graph.initializer if item.data_type == TensorProto.INT4}
     for node in _nodes(model):
         domain = "" if node.domain in _STANDARD else node.domain
         since = _since(node.op_type, domain, standard if domain == "" else opsets.get(domain, 1))
         needs.append(OPERATORS.get((domain, node.op_type, since), OLDEST))
         if node.op_type == "MatMulNBits" and _bits(node) == 8:
             needs.append(_EIGHT_BITS)
+        if node.op_type == "Cast" and node.input[0] in narrow:
+            needs.append(_CAST_OF_INT4)
     return ".".join(map(str, max(needs)))
 
 

@@ -61,6 +61,16 @@ def test_an_operator_whose_kernel_came_later_asks_for_the_later_release(tmp_path
     assert oldest_runtime(graph_file(tmp_path, QUANTIZE, opset=23)) == "1.24.1"
 
 
+def test_integers_of_four_bits_that_are_cast_ask_for_the_release_that_casts_them(tmp_path: Path):
+    cast = helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)
+    path = graph_file(tmp_path, cast, opset=21)
+    assert oldest_runtime(path) == "1.18.0"
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.INT4, [2], [3, -8]))
+    onnx.save(model, path)
+    assert oldest_runtime(path) == "1.23.0"
+
+
 def test_the_same_operator_of_an_older_operator_set_does_not(tmp_path: Path):
     assert oldest_runtime(graph_file(tmp_path, QUANTIZE, opset=21)) == "1.18.0"
 
