@@ -1,9 +1,10 @@
 """Matrices that take four bits a weight in the file, and are int8 once it is open.
 
 A graph holds integers of four bits and a factor for each block of a column, and a few nodes that
-multiply and round them. All of these read constants, so ONNX Runtime computes them once, when it
-opens the file, and the integer matmuls find the int8 weights that they take anyway: half the bytes,
-the same time. ONNX Runtime 1.23 and newer casts four bits. `MatMulNBits` in its place (`weight_only.py`) unpacks in every run.
+multiply and round them. All of these read constants, so ONNX Runtime (1.23 and newer, which cast
+four bits) computes them once, when it opens the file, and the integer matmuls find the int8 weights
+that they take anyway: half the bytes, the same time. `MatMulNBits` in its place (`weight_only.py`)
+unpacks in every run.
 
 Ref: Lin et al. 2024, arXiv:2405.04532, section 4.1, for four bits within the range of int8 columns.
 """
