@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from compressor.errors import EnvironmentMismatch
@@ -67,14 +67,22 @@ class LayerShape(BaseModel):
 
 
 class EncoderShape(BaseModel):
-    """The shape of an encoder, first layer to last."""
+    """The shape of an encoder, first layer to last; without layers these are the plain ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    head_dim: Annotated[int, Field(strict=True, gt=0)]
-    layers: Annotated[tuple[LayerShape, ...], Field(min_length=1)]
+    head_dim: Annotated[int, Field(strict=True, gt=0)] | None = None
+    layers: tuple[LayerShape, ...]
     # Of a table of words that is a product of two; None: it is whole, and nothing is written.
     table_rank: Annotated[int, Field(strict=True, gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.layers and self.table_rank is None:
+            raise ValueError("layers: must not be empty where there is no table_rank")
+        if bool(self.layers) != (self.head_dim is not None):
+            raise ValueError("layers: there must be some where head_dim is given, and only there")
+        return self
 
     def to_dict(self) -> dict[str, object]:
         """Return plain types that JSON can hold."""
@@ -103,12 +111,13 @@ class EncoderShape(BaseModel):
 def read_shape(module: PreTrainedModel) -> EncoderShape | None:
     """Return the shape of a model, or None when it is the plain one that its config describes.
 
-    A model of an unsupported architecture has never been pruned, so it has the plain shape.
+    A model of an unsupported architecture has never been pruned, so its layers are the plain ones.
     """
     try:
         encoder = find_encoder(module)
     except UnsupportedArchitecture:
-        return None
+        rank = _table_rank(module)
+        return None if rank is None else EncoderShape(layers=(), table_rank=rank)
     return _own_shape(encoder)
 
 
@@ -120,11 +129,16 @@ def input_embeddings(module: PreTrainedModel) -> nn.Module | None:
         return None
 
 
+def _table_rank(module: PreTrainedModel) -> int | None:
+    """Return the rank of a table of words that is a product of two, None of any other."""
+    table = input_embeddings(module)
+    return table.rank if isinstance(table, LowRankTable) else None
+
+
 def _own_shape(encoder: Encoder) -> EncoderShape | None:
     dense = dense_shape(encoder.config, encoder.parts)
-    table = input_embeddings(encoder.module)
     shape = EncoderShape(
-        table_rank=table.rank if isinstance(table, LowRankTable) else None,
+        table_rank=_table_rank(encoder.module),
         head_dim=dense.head_dim,
         layers=tuple(
             LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons)
@@ -139,13 +153,15 @@ def apply_shape(module: PreTrainedModel, shape: EncoderShape) -> None:
 
     Raises `EnvironmentMismatch` when `shape` does not fit the model's configuration.
     """
+    if shape.table_rank is not None:
+        factor_table(module, shape.table_rank)
+    if not shape.layers:
+        return
     try:
         encoder = find_encoder(module)
     except UnsupportedArchitecture as error:
         raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
     _check_fits(shape, dense_shape(encoder.config, encoder.parts))
-    if shape.table_rank is not None:
-        factor_table(module, shape.table_rank)
     for layer, target in zip(encoder.layers, shape.layers, strict=True):
         if target.num_heads == 0:
             remove_attention(layer)

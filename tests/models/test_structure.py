@@ -215,8 +215,10 @@ def test_layers_to_keep_must_be_ascending_and_exist(tiny_bert: TorchModel, indic
     ("content", "message"),
     [
         ([], "content: "),
-        ({"layers": [{"num_heads": 1, "ffn_neurons": 1}]}, "head_dim: Field required"),
-        ({"head_dim": 8, "layers": []}, "layers: "),
+        ({"layers": [{"num_heads": 1, "ffn_neurons": 1}]}, "layers: there must be some where head"),
+        ({"head_dim": 8, "layers": [], "table_rank": 2}, "layers: there must be some where head"),
+        ({"head_dim": 8}, "layers: Field required"),
+        ({"head_dim": 8, "layers": []}, "layers: must not be empty"),
         (
             {"head_dim": 0, "layers": [{"num_heads": -1, "ffn_neurons": 2.5}]},
             "layers.0.num_heads: Input should be greater than or equal to 0, got -1; "

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import find_encoder
 from compressor.models.low_rank import LowRankTable, factor_table
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
@@ -58,7 +57,6 @@ def apply(settings: FactorizeEmbeddings, model: TorchModel, context: PassContext
 
 def _table_of(settings: FactorizeEmbeddings, model: TorchModel) -> nn.Embedding:
     """Return the table of words; raises `StepFailed` where it cannot be factorized."""
-    find_encoder(model.module)  # whose shape says how it is saved
     table, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     if isinstance(table, LowRankTable):
         raise StepFailed(

@@ -75,6 +75,27 @@ def test_a_table_of_low_rank_is_kept_saved_and_exported_as_gather_and_matmul(
     assert np.abs(logits(integers, again) - before).max() < 0.1
 
 
+def test_a_model_whose_units_cannot_go_is_factorized_saved_and_loaded_too(
+    tiny_bert: TorchModel, make_context: Any, tmp_path: Path
+):
+    tiny_bert.preprocessor.save_pretrained(tmp_path / "big_bird")
+    config = transformers.BigBirdConfig(
+        vocab_size=len(tiny_bert.preprocessor), hidden_size=32, num_hidden_layers=1,
+        num_attention_heads=4, intermediate_size=64, max_position_embeddings=64,
+        attention_type="original_full", initializer_range=0.3, pad_token_id=0,
+    )  # fmt: skip
+    transformers.BigBirdForSequenceClassification(config).save_pretrained(tmp_path / "big_bird")
+    model = with_rank(load_checkpoint(tmp_path / "big_bird"), RANK)
+    before = logits(model, model)
+    model = apply_pass(FactorizeEmbeddings(rank=RANK), model, make_context(train=lines()))
+    np.testing.assert_allclose(logits(model.clone(), model), before, atol=1e-5)
+    model.save(tmp_path / "saved")
+    shape = json.loads((tmp_path / "saved" / "structure.json").read_text())
+    assert shape == {"layers": [], "table_rank": RANK}
+    again = load_checkpoint(tmp_path / "saved")
+    np.testing.assert_allclose(logits(again, again), before, atol=1e-5)
+
+
 def test_it_is_the_best_product_for_pieces_as_often_as_they_occur(
     tiny_bert: TorchModel, make_context: Any
 ):
