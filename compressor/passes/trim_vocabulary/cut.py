@@ -108,7 +108,11 @@ def table_of(module: PreTrainedModel) -> nn.Embedding:
             "the table of words is a product of two since factorize_embeddings; move "
             "trim_vocabulary before it"
         )
-    assert isinstance(table, nn.Embedding), "it has a row for each piece"
+    if not isinstance(table, nn.Embedding):
+        raise StepFailed(
+            f"the table of words is a {type(table).__name__}, and which of its numbers belong to a "
+            f"piece is not known; remove this pass"
+        )
     return table
 
 

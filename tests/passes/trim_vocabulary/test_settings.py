@@ -19,10 +19,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import compressor
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PASSES, Ahead, PassContext, apply_pass, look_ahead
 from compressor.passes.distill.settings import Distill
-from compressor.passes.trim_vocabulary.cut import UnsupportedTokenizer
+from compressor.passes.trim_vocabulary.cut import UnsupportedTokenizer, table_of
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 from compressor.progress import SILENT
 from compressor.recipe.rules import find_conflicts
@@ -511,3 +512,12 @@ def test_vectors_of_texts_whose_tokens_stay_are_the_same_numbers(word_piece_dir:
     assert trimmed.module.get_input_embeddings().num_embeddings < len(VOCABULARY)
     after = trimmed.predict(trimmed.task.encode(trimmed.preprocessor, texts.examples))
     np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_a_table_whose_rows_are_not_all_of_it_is_refused():
+    config = transformers.IBertConfig(
+        vocab_size=10, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=2, max_position_embeddings=8,
+    )  # fmt: skip
+    with pytest.raises(StepFailed, match=r"the table of words is a QuantEmbedding, .* remove this"):
+        table_of(transformers.IBertModel(config))
