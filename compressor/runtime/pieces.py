@@ -90,17 +90,24 @@ class DocumentBatch(dict[str, NDArray[Any]]):
     rows: tuple[Row, ...]
 
 
+def require_fast(tokenizer: Any, place: str, needed: str) -> None:
+    """Raise `EnvironmentMismatch` unless a tokenizer says which part of a text each token is.
+
+    `place` is where it was loaded from; `needed` ends the sentence "it does not say ...".
+    """
+    if not tokenizer.is_fast:
+        raise EnvironmentMismatch(
+            f"{place}: {type(tokenizer).__name__} is no fast tokenizer and does not say {needed}; "
+            f"save the fast one, tokenizer.json, beside the weights"
+        )
+
+
 def require_words(tokenizer: Any, place: str) -> None:
     """Raise `EnvironmentMismatch` unless a tokenizer says which word each token is a piece of.
 
     `place` is where it was loaded from.
     """
-    if not tokenizer.is_fast:
-        raise EnvironmentMismatch(
-            f"{place}: {type(tokenizer).__name__} is no fast tokenizer and does not say which word "
-            f"a token is a piece of, so tags have no place; save the fast one, tokenizer.json, "
-            f"beside the weights"
-        )
+    require_fast(tokenizer, place, "which word a token is a piece of, so tags have no place")
     before_words(tokenizer, place)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import EnvironmentMismatch, RecipeError
 from .examples import Example, texts_of
+from .pieces import require_fast
 from .windows import Window, windows_of
 from .words import show
 
@@ -81,12 +82,8 @@ def require_null_token(tokenizer: Any, place: str) -> None:
 
     `place` is where it was loaded from.
     """
-    if not tokenizer.is_fast:
-        raise EnvironmentMismatch(
-            f"{place}: {type(tokenizer).__name__} is no fast tokenizer and does not say which "
-            f"characters a token stands for, so answers have no place; save the fast one, "
-            f"tokenizer.json, beside the weights"
-        )
+    needed = "which characters a token stands for, so answers have no place"
+    require_fast(tokenizer, place, needed)
     ids = tokenizer("the", "the")["input_ids"]
     if tokenizer.cls_token_id is None or tokenizer.cls_token_id not in ids:
         raise EnvironmentMismatch(
