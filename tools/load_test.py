@@ -2,37 +2,42 @@
 """Put a service of each artifact under load, and say how many requests it answers and how fast.
 
     tools/load_test.py ARTIFACT [...] [--texts FILE] [--clients 1 8 64] [--seconds 10] [--json FILE]
-    tools/load_test.py ARTIFACT --hand-over 60
-    tools/load_test.py ARTIFACT --hostile 10000
+    tools/load_test.py ARTIFACT --hand-over 60 --hostile 10000 [--json FILE]
 
 Each ARTIFACT is NAME=FOLDER, or a folder; the first is what the others are compared with. Requests
 of one text each, out of `--texts` (a text a line), are sent by wrk, which has to be installed, over
 connections that are kept; services take turns, so that all are measured in one run. `--hand-over`
-lets new processes take over the socket from old ones again and again for so many seconds, while
-clients that connect for each request go on, and fails when one request is lost. `--hostile` sends
-so many requests that no client should send, and fails on an answer of 500, a hang or a crash.
+loads the first for so many seconds, and lets another take over the socket from it in the middle,
+while clients that connect for each request go on; it fails when one request is lost. `--hostile`
+sends so many requests that no client should send to every path that takes one, and fails on an
+answer of 500, a hang or a crash, where a right request is answered otherwise afterwards, and where
+a word of a request is logged.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import http.client
 import json
 import random
 import re
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +73,10 @@ end
 """
 JSON = {"Content-Type": "application/json"}
 SLOWEST = 40  # seconds that any answer or refusal may take
+PATIENCE = 3.0  # seconds without an answer until a client closes its side
+ENDS = 0.95  # of the clients do that; the others wait until the service ends the connection
+WORD = "zyzzyva"  # stands in hostile requests, and must not be logged
+CLIENTS = 4  # that connect for each request, while one process takes over from another
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Server:
     name: str
     process: subprocess.Popen[str]
     port: int
+    log: Path
 
     @property
     def rss_mb(self) -> float:
@@ -94,27 +104,33 @@ def serving(
     """Start a service and yield it; what it had to answer is answered in the end."""
     place = ["--port", "0"] if listener is None else ["--fd", str(listener.fileno())]
     command = [sys.executable, "-m", "compressor", "serve", str(folder), *place]
-    process = subprocess.Popen(
-        [*command, "--workers", str(workers)],
-        stderr=subprocess.PIPE,
-        text=True,
-        pass_fds=() if listener is None else [listener.fileno()],
-    )
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        found = re.search(r":(\d+)$", line.strip())
-        if found is None:
-            sys.exit(f"{name}: {line}{process.stderr.read()}")
-        yield Server(name, process, int(found[1]))
-        process.send_signal(signal.SIGTERM)
-        if process.wait(60) != 0:
-            sys.exit(f"{name}: ended with {process.returncode}: {process.stderr.read()}")
-    finally:
-        process.kill()
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+    with tempfile.TemporaryDirectory() as scratch, (Path(scratch) / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", str(workers)],
+            stderr=log,  # a pipe that nobody reads would fill up and stop it
+            text=True,
+            pass_fds=() if listener is None else [listener.fileno()],
+        )
+        server = Server(name, process, 0, Path(log.name))
+        try:
+            yield replace(server, port=_port_of(server))
+            process.send_signal(signal.SIGTERM)
+            if process.wait(60) != 0:
+                sys.exit(f"{name}: ended with {process.returncode}: {server.log.read_text()}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _port_of(server: Server) -> int:
+    """Wait until a service takes requests, and return its port."""
+    while True:
+        found = re.search(r"serving .*:(\d+)$", text := server.log.read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1])
+        if server.process.poll() is not None:
+            sys.exit(f"{server.name}: {text}")
+        time.sleep(0.05)
 
 
 def under_load(server: Server, clients: int, seconds: int, bodies: Path) -> dict[str, Any]:
@@ -172,10 +188,11 @@ def compare(artifacts: Sequence[tuple[str, Path]], arguments: argparse.Namespace
     return int(any(row["failed"] for row in rows))
 
 
-def hand_over(name: str, folder: Path, seconds: float, workers: int) -> int:
-    """Let one process after another take over; return 1 when a request was lost."""
+def hand_over(name: str, folder: Path, seconds: float, workers: int) -> dict[str, Any]:
+    """Load one process, let another take over in the middle, and return what was lost."""
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
+    body = json.dumps({"inputs": [example_of(folder)]}).encode()
     is_done = threading.Event()
     answers: Counter[str] = Counter()
     slowest = 0.0
@@ -185,130 +202,363 @@ def hand_over(name: str, folder: Path, seconds: float, workers: int) -> int:
         while not is_done.is_set():
             start = time.monotonic()
             try:
-                status, _ = post(port, json.dumps({"inputs": [TEXTS[1]]}).encode())
+                status, _ = post(port, body)
                 answers[str(status)] += 1
             except (OSError, http.client.HTTPException) as error:
                 answers[f"lost: {type(error).__name__}"] += 1
             slowest = max(slowest, time.monotonic() - start)
 
-    clients = [threading.Thread(target=client) for _ in range(8)]
-    end, processes = time.monotonic() + seconds, 0
-    while not is_done.is_set():
-        with serving(name, folder, workers, listener):
-            processes += 1
-            if processes == 1:
-                for thread in clients:
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    memory: list[list[float]] = []
+
+    def watch(server: Server) -> None:
+        """Note how much memory a process takes over half of the time, once it is warm."""
+        time.sleep(seconds / 20)
+        before = server.rss_mb
+        time.sleep(seconds * 9 / 20)
+        memory.append([round(before, 1), round(server.rss_mb, 1)])
+
+    try:
+        with ExitStack() as later:
+            with serving(name, folder, workers, listener) as first:
+                for thread in threads:
                     thread.start()
-            # The next one is there before this one is asked to stop.
-            with serving(name, folder, workers, listener):
-                processes += 1
-                time.sleep(1)
-                if time.monotonic() > end:
-                    is_done.set()
-                    for thread in clients:
-                        thread.join()
-    told = {"processes": processes, "answers": dict(answers), "slowest_s": round(slowest, 2)}
-    print(json.dumps(told))
-    return int(set(answers) != {"200"})
+                watch(first)
+                # It is there before the first is asked to stop.
+                second = later.enter_context(serving(name, folder, workers, listener))
+            watch(second)
+            is_done.set()
+            for thread in threads:
+                thread.join()
+    finally:
+        is_done.set()
+    return {
+        "what": "hand over",
+        "artifact": name,
+        "seconds": round(seconds),
+        "processes": 2,
+        "requests": answers.total(),
+        "answers": dict(sorted(answers.items())),
+        "slowest_s": round(slowest, 2),
+        "memory_mb": memory,
+        "passed": set(answers) == {"200"},
+    }
 
 
-def post(port: int, body: bytes) -> tuple[int, bytes]:
+def post(port: int, body: bytes, path: str = "/predict") -> tuple[int, bytes]:
     """Send one request over a connection of its own."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SLOWEST)
     try:
-        connection.request("POST", "/predict", body, JSON)
+        connection.request("POST", path, body, JSON)
         response = connection.getresponse()
         return response.status, response.read()
     finally:
         connection.close()
 
 
-def _request(body: bytes, *headers: bytes, told: int | None = None) -> bytes:
-    lines = [b"POST /predict HTTP/1.1", b"Host: a", b"Content-Type: application/json", *headers]
-    lines.append(b"Content-Length: %d" % (len(body) if told is None else told))
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+def example_of(folder: Path) -> Any:
+    """Return an example that an artifact reads, as it stands in a request."""
+    task = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["task"]
+    if task == "text-scoring":
+        return [TEXTS[0], TEXTS[1]]
+    if task == "question-answering":
+        return {"question": "how is the film", "context": TEXTS[3]}
+    if task == "masked-language-modeling":
+        return "a film that is [MASK]"
+    if task.startswith("image"):
+        return base64.b64encode(picture(8, 8)).decode()
+    if task.startswith("audio"):
+        return base64.b64encode(sound(4000, told=4000)).decode()
+    return TEXTS[1]
 
 
-HOSTILE: dict[str, Callable[[random.Random], bytes]] = {
-    "no JSON": lambda draw: _request(draw.randbytes(draw.randrange(200))),
-    "half of JSON": lambda draw: _request(b'{"inputs": ["a fine film"'[: draw.randrange(25)]),
-    "deep": lambda draw: _request(
-        b'{"inputs": ' + b"[" * draw.randrange(1, 50_000) + b"]" * draw.randrange(50_000) + b"}"
+def picture(width: int, height: int) -> bytes:
+    """Return a PNG file that says it has so many pixels, and holds those of eight rows."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(b"\0" + bytes(range(8)) + (b"\0" + bytes(8)) * 7)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def sound(samples: int, *, told: int) -> bytes:
+    """Return a WAV file of 16 bits at 16 kHz that says it has `told` samples."""
+    form = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)
+    length = 2 * told % 2**32
+    head = b"RIFF" + struct.pack("<I", (36 + length) % 2**32) + b"WAVEfmt \x10\0\0\0" + form
+    return head + b"data" + struct.pack("<I", length) + b"\1\2" * samples
+
+
+@dataclass(frozen=True)
+class Target:
+    """A path that takes requests, and a right body of one."""
+
+    path: str
+    body: Mapping[str, Any]
+
+    def request(
+        self, body: bytes, *headers: bytes, told: bytes | None = None, version: str = "1.1"
+    ) -> bytes:
+        """Return a request with a body, whose Content-Length is `told` or right."""
+        length = b"%d" % len(body) if told is None else told
+        start = f"POST {self.path} HTTP/{version}".encode()
+        own = [b"Host: a", b"Content-Type: application/json", b"Content-Length: " + length]
+        return b"\r\n".join((start, *own, *headers)) + b"\r\n\r\n" + body
+
+    def with_value(self, draw: random.Random, value: bytes) -> bytes:
+        """Return a request in whose body some value is replaced by JSON."""
+        key = draw.choice([*self.body, "prompt_name", "top_n", "dimensions", "aggregation"])
+        whole = json.dumps({**self.body, key: WORD}).encode()
+        return self.request(whole.replace(json.dumps(WORD).encode(), value, 1))
+
+    def right(self, *headers: bytes) -> bytes:
+        """Return a right request."""
+        return self.request(json.dumps(self.body).encode(), *headers)
+
+
+def _cut_off(draw: random.Random, to: Target) -> bytes:
+    whole = to.right()
+    return whole[: draw.randrange(1, len(whole))]
+
+
+def _slowly(draw: random.Random, to: Target) -> Iterator[bytes]:
+    whole = to.right()
+    size = draw.randrange(1, 40)
+    for start in range(0, min(len(whole), size * 30), size):
+        yield whole[start : start + size]
+        time.sleep(0.02)
+
+
+def _without_end(draw: random.Random, to: Target) -> Iterator[bytes]:
+    yield f"POST {to.path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    size = draw.choice([1, 1000, 100_000])
+    for _ in range(100):
+        yield b"%x\r\n%b\r\n" % (size, b"[" * size)
+
+
+def _headers_without_end(draw: random.Random, to: Target) -> Iterator[bytes]:
+    yield f"POST {to.path} HTTP/1.1\r\nHost: a\r\n".encode()
+    for number in range(200):
+        yield b"".join(b"X-%d-%d: y\r\n" % (number, n) for n in range(draw.randrange(1, 100)))
+
+
+def _bytes_of_files(draw: random.Random, to: Target) -> bytes:
+    files = (picture(60_000, 60_000), picture(2**31 - 1, 1), picture(8, 8)[:-20], sound(3, told=9))
+    more = (sound(10, told=2**31), sound(0, told=0), draw.randbytes(300), b"GIF89a" + bytes(9))
+    return to.with_value(
+        draw, json.dumps([base64.b64encode(draw.choice(files + more)).decode()]).encode()
+    )
+
+
+Hostile = Callable[[random.Random, Target], "bytes | Iterator[bytes]"]
+NUMBERS = (
+    b"NaN", b"-Infinity", b"Infinity", b"1e400", b"-0", b"9223372036854775808", b"1" * 400,
+    b"1" * 5000, b"-1", b"0", b"1.5", b"0x10", b"00", b"1e-400", b"true",
+)  # fmt: skip
+LENGTHS = (
+    b"-1",
+    b"+2",
+    b"1" * 15,
+    b"9" * 40,
+    b"9" * 5000,
+    b"1e3",
+    b"0x10",
+    b"\xb2",
+    b"",
+    b"2, 2",
+    b"2, 3",
+)
+HOSTILE: dict[str, Hostile] = {
+    "no JSON": lambda draw, to: to.request(draw.randbytes(draw.randrange(200))),
+    "half of JSON": lambda draw, to: to.request(
+        (text := json.dumps(to.body).encode())[: draw.randrange(len(text))]
     ),
-    "objects in objects": lambda draw: _request(b'{"a":' * draw.randrange(1, 20_000) + b"1"),
-    "no UTF-8": lambda draw: _request(b'{"inputs": ["' + draw.randbytes(20) + b'"]}'),
-    "half of a surrogate pair": lambda _: _request(b'{"inputs": ["\\ud800"]}'),
-    "control characters": lambda _: _request(b'{"inputs": ["\\u0000\\u202e\\ufffe"]}'),
-    "a number": lambda _: _request(b'{"inputs": [1e400, -0, NaN]}'),
-    "a wrong kind": lambda draw: _request(
-        json.dumps({"inputs": draw.choice([None, {}, [[]], [[""]], [{"a": []}], True])}).encode()
+    "JSON of another shape": lambda draw, to: to.request(
+        draw.choice([b"null", b"[]", b"{}", b'""', b"1", b"", b" ", b"[{}]", b"\xef\xbb\xbf{}"])
     ),
-    "a long text": lambda draw: _request(
-        json.dumps({"inputs": ["a " * draw.randrange(1, 60_000)]}).encode()
+    "deep": lambda draw, to: to.with_value(
+        draw, b"[" * draw.randrange(1, 50_000) + b"]" * draw.randrange(50_000)
     ),
-    "many texts": lambda draw: _request(
-        json.dumps({"inputs": ["a"] * draw.randrange(500, 2000)}).encode()
+    "objects in objects": lambda draw, to: to.request(b'{"a":' * draw.randrange(1, 20_000) + b"1"),
+    "no UTF-8": lambda draw, to: to.with_value(draw, b'["' + draw.randbytes(20) + b'"]'),
+    "half of a surrogate pair": lambda draw, to: to.with_value(
+        draw, draw.choice([b'"\\ud800"', b'["\\udc00 a"]', b'{"\\udfff": 1}'])
     ),
-    "said to be huge": lambda _: _request(b"{}", told=10**15),
-    "a wrong length": lambda _: _request(b'{"inputs": "a"}', b"Content-Length: 3"),
-    "a negative length": lambda _: _request(b"{}", told=-1),
-    "cut off": lambda draw: _request(b'{"inputs": "a"}', told=10_000)[: draw.randrange(1, 120)],
-    "many headers": lambda draw: _request(
-        b"{}", *[b"X-%d: y" % n for n in range(draw.randrange(500))]
+    "control characters": lambda draw, to: to.with_value(draw, b'["\\u0000\\u202e\\ufffe"]'),
+    "a number": lambda draw, to: to.with_value(
+        draw, draw.choice([b"%b", b"[%b]", b"[[%b]]"]) % draw.choice(NUMBERS)
     ),
-    "a long header": lambda draw: _request(b"{}", b"X: " + b"y" * draw.randrange(200_000)),
-    "another path": lambda draw: (
+    "a key twice": lambda _, to: to.request(
+        json.dumps(to.body).encode()[:-1] + b", " + json.dumps(to.body).encode()[1:]
+    ),
+    "a wrong kind": lambda draw, to: to.with_value(
+        draw, draw.choice([b"null", b"{}", b"[[]]", b'[[""]]', b'[{"a": []}]', b'[""]', b"[null]"])
+    ),
+    "a long text": lambda draw, to: to.with_value(
+        draw, json.dumps([f"{WORD} " * draw.randrange(1, 10_000)]).encode()
+    ),
+    "many texts": lambda draw, to: to.with_value(
+        draw, json.dumps([WORD] * draw.randrange(500, 2000)).encode()
+    ),
+    "files that are none": _bytes_of_files,
+    "a wrong length": lambda draw, to: to.request(b"{}", told=draw.choice(LENGTHS)),
+    "two lengths": lambda _, to: to.right(b"Content-Length: 3"),
+    "a length and chunks": lambda _, to: to.right(b"Transfer-Encoding: chunked"),
+    "a chunk of nonsense": lambda draw, to: to.request(
+        draw.choice([b"zz\r\n\r\n", b"-1\r\n", b"f" * 40 + b"\r\n", b"2;" + b"a" * 70_000]),
+        b"Transfer-Encoding: chunked", told=b"0",
+    ).replace(b"Content-Length: 0\r\n", b""),
+    "chunks without end": _without_end,
+    "cut off": _cut_off,
+    "slow": _slowly,
+    "many headers": lambda draw, to: to.right(
+        *[b"X-%d: y" % n for n in range(draw.randrange(500))]
+    ),
+    "headers without end": _headers_without_end,
+    "a long header": lambda draw, to: to.right(b"X: " + b"y" * draw.randrange(200_000)),
+    "a header of bytes": lambda draw, to: to.right(
+        draw.choice([b"X: ", b"", b"Authorization: ", b"Content-Encoding: ", b"Content-Type: "])
+        + draw.randbytes(8)
+    ),
+    "another content type": lambda draw, to: to.right().replace(
+        b"application/json", draw.choice([b"text/plain", b"\xff", b"", b"multipart/form-data"])
+    ),
+    "packed": lambda draw, to: to.request(draw.randbytes(50), b"Content-Encoding: gzip"),
+    "another path": lambda draw, _: (
         b"GET /" + draw.randbytes(8).hex().encode() + b" HTTP/1.1\r\nHost: a\r\n\r\n"
     ),
-    "a path of bytes": lambda draw: b"GET /" + draw.randbytes(8) + b" HTTP/1.1\r\n\r\n",
-    "another method": lambda draw: (
-        draw.choice([b"PUT", b"TRACE", b"X" * 300]) + b" /predict HTTP/1.1\r\nHost: a\r\n\r\n"
+    "a path of bytes": lambda draw, _: b"GET /" + draw.randbytes(8) + b" HTTP/1.1\r\n\r\n",
+    "a path with more": lambda draw, to: to.right().replace(
+        to.path.encode(),
+        to.path.encode()
+        + draw.choice([b"/", b"?a=b", b"/../health", b"%00", b"#", b"?" + b"a" * 9000]),
     ),
-    "no HTTP": lambda draw: draw.randbytes(draw.randrange(1, 400)),
-    "a chunk of nonsense": lambda _: (
-        b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    "another method": lambda draw, to: to.right().replace(
+        b"POST", draw.choice([b"PUT", b"TRACE", b"OPTIONS", b"CONNECT", b"X" * 300, b"get"])
     ),
-    "packed": lambda draw: _request(draw.randbytes(50), b"Content-Encoding: gzip"),
-}
+    "the head of an answer": lambda _, to: to.right(b"Connection: close").replace(b"POST", b"HEAD"),
+    "HTTP/1.0 and others": lambda draw, to: to.request(
+        json.dumps(to.body).encode(), version=draw.choice(["1.0", "0.9", "2.0", "1.10", "x"])
+    ),
+    "wants to be told to go on": lambda draw, to: to.right(
+        b"Expect: " + draw.choice([b"100-continue", b"another thing"])
+    ),
+    "wants another protocol": lambda draw, to: to.right(
+        b"Connection: Upgrade", b"Upgrade: " + draw.choice([b"websocket", b"h2c"])
+    ),
+    "many at once": lambda draw, to: to.right() * draw.randrange(2, 20),
+    "a right one and a broken one": lambda draw, to: to.right() + draw.randbytes(30),
+    "no HTTP": lambda draw, _: draw.randbytes(draw.randrange(1, 400)),
+    "nothing": lambda *_: b"",
+}  # fmt: skip
 
 
-def hostile(name: str, folder: Path, count: int, workers: int) -> int:
-    """Send what no client should send; return 1 on a 500, a hang or a crash."""
-    good = json.dumps({"inputs": list(TEXTS)}).encode()
+def targets(port: int, example: Any) -> list[Target]:
+    """Return the paths of a service that take requests, each with a right body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SLOWEST)
+    connection.request("GET", "/openapi.json")
+    paths = json.loads(connection.getresponse().read())["paths"]
+    connection.close()
+    bodies: dict[str, dict[str, Any]] = {
+        "/predict": {"inputs": [example]},
+        "/v1/embeddings": {"input": [TEXTS[0]]},
+        "/rerank": {"query": TEXTS[0], "texts": list(TEXTS)},
+        "/v1/rerank": {"query": TEXTS[0], "documents": list(TEXTS)},
+    }
+    return [Target(path, bodies[path]) for path, kinds in paths.items() if "post" in kinds]
+
+
+def hostile(name: str, folder: Path, count: int, workers: int) -> dict[str, Any]:
+    """Send what no client should send, and return what came of it."""
     statuses: Counter[str] = Counter()
+    wrong: list[str] = []
     with serving(name, folder, workers) as server:
-        expected = post(server.port, good)
+        places = targets(server.port, example_of(folder))
+        expected = [post(server.port, json.dumps(to.body).encode(), to.path) for to in places]
         before = server.rss_mb
 
-        def send(number: int) -> tuple[str, str]:
+        def send(number: int) -> tuple[str, str, set[str]]:
             draw = random.Random(number)  # noqa: S311 - the same requests in every run
-            kind = draw.choice(list(HOSTILE))
-            with socket.create_connection(("127.0.0.1", server.port), timeout=SLOWEST) as own:
-                try:
-                    own.sendall(HOSTILE[kind](draw))
-                    if kind == "cut off" or draw.random() < 0.1:
-                        own.shutdown(socket.SHUT_WR)
-                    answer = own.recv(1000)
-                except TimeoutError:
-                    return kind, "hangs"
-                except OSError:
-                    return kind, "closed"
-            found = re.match(rb"HTTP/1\.\d (\d+)", answer)
-            return kind, found[1].decode() if found else "closed"
+            kind, to = draw.choice(list(HOSTILE)), draw.choice(places)
+            made = HOSTILE[kind](draw, to)
+            pieces = [made] if isinstance(made, bytes) else made
+            return kind, to.path, sent(server.port, pieces, ends=draw.random() < ENDS)
 
-        with ThreadPoolExecutor(16) as pool:
-            for number, (kind, status) in enumerate(pool.map(send, range(count))):
-                statuses[status] += 1
-                if status in ("500", "hangs"):
-                    print(f"request {number}, {kind}: {status}", flush=True)
-        again = post(server.port, good)
+        with ThreadPoolExecutor(64) as pool:
+            for number, (kind, path, found) in enumerate(pool.map(send, range(count))):
+                statuses.update(found)
+                if found & {"500", "hangs"}:
+                    wrong.append(f"request {number}, {kind}, {path}: {sorted(found)}")
+        again = [post(server.port, json.dumps(to.body).encode(), to.path) for to in places]
         after = server.rss_mb
-    told = {"requests": count, "statuses": dict(sorted(statuses.items()))}
-    print(json.dumps({**told, "memory_mb": [round(before), round(after)]}))
-    if again != expected:
-        print(f"a right request is answered otherwise now: {expected} {again}")
-        return 1
-    return int(bool({"500", "hangs"} & set(statuses)))
+        if again != expected or {status for status, _ in again} != {200}:
+            wrong.append(f"right requests are answered otherwise now: {expected} {again}")
+        log = server.log.read_text(encoding="utf-8", errors="replace")
+    for word in (WORD, TEXTS[0], "Traceback"):
+        if word in log:
+            wrong.append(f"the log holds '{word}': {log[log.index(word) - 300 :][:600]}")
+    print("\n".join(wrong[:20]), flush=True)
+    return {
+        "what": "hostile",
+        "artifact": name,
+        "paths": [to.path for to in places],
+        "kinds": len(HOSTILE),
+        "requests": count,
+        "answers": dict(sorted(statuses.items())),
+        "memory_mb": [[round(before, 1), round(after, 1)]],
+        "passed": not wrong,
+    }
+
+
+def sent(port: int, pieces: Iterable[bytes], *, ends: bool) -> set[str]:
+    """Send one thing after another, and return the statuses of what is answered.
+
+    `closed` where nothing is answered before the connection ends, `hangs` where it stays open. A
+    client that `ends` closes its side when there is no answer for a while.
+    """
+    answer = bytearray()
+    due = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=SLOWEST) as own:
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
+                for piece in pieces:
+                    due += piece.count(b" HTTP/1.1\r\n")
+                    own.sendall(piece)
+            if ends and not select.select([own], [], [], PATIENCE)[0]:
+                own.shutdown(socket.SHUT_WR)
+            while answered(bytes(answer)) < max(due, 1) and (part := own.recv(1 << 16)):
+                answer += part
+        except TimeoutError:
+            return {"hangs"}
+        except OSError:
+            pass  # reset: what came until then counts
+    found = {status.decode() for status in re.findall(rb"^HTTP/1\.\d (\d+)", answer, re.MULTILINE)}
+    return found or {"closed"}
+
+
+def answered(answers: bytes) -> int:
+    """Return how many answers are there with the whole of their bodies.
+
+    >>> answered(b"HTTP/1.1 100 \\r\\n\\r\\nHTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\nab")
+    1
+    """
+    count = 0
+    while (end := answers.find(b"\r\n\r\n")) >= 0:
+        head, answers = answers[:end].lower(), answers[end + 4 :]
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
+        if length is None and re.match(rb"http/1\.\d 1", head):
+            continue
+        if length is None or len(answers) < int(length[1]):
+            break
+        answers = answers[int(length[1]) :]
+        count += 1
+    return count
 
 
 def main() -> int:
@@ -319,7 +569,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
     parser.add_argument("--workers", type=int, default=1, help="batches at a time")
-    parser.add_argument("--hand-over", type=float, metavar="SECONDS")
+    parser.add_argument("--hand-over", type=int, metavar="SECONDS")
     parser.add_argument("--hostile", type=int, metavar="REQUESTS")
     parser.add_argument("--json", type=Path, help="results file to write")
     arguments = parser.parse_args()
@@ -327,17 +577,25 @@ def main() -> int:
     for item in arguments.artifacts:
         name, _, folder = item.rpartition("=")
         artifacts.append((name or Path(folder).resolve().parent.name, Path(folder)))
-    if arguments.hand_over is not None:
-        return max(
-            hand_over(name, folder, arguments.hand_over, arguments.workers)
-            for name, folder in artifacts
+    tried = [
+        (kind, amount)
+        for kind, amount in ((hand_over, arguments.hand_over), (hostile, arguments.hostile))
+        if amount is not None
+    ]
+    if not tried:
+        return compare(artifacts, arguments)
+    rows = []
+    for number, (name, folder) in enumerate(artifacts):
+        for kind, amount in tried:
+            if kind is hand_over and number:
+                continue
+            rows.append(kind(name, folder, amount, arguments.workers))
+            print(json.dumps(rows[-1]), flush=True)
+    if arguments.json is not None:
+        write_results(
+            arguments.json, rows, about={"workers": arguments.workers, "clients": CLIENTS}
         )
-    if arguments.hostile is not None:
-        return max(
-            hostile(name, folder, arguments.hostile, arguments.workers)
-            for name, folder in artifacts
-        )
-    return compare(artifacts, arguments)
+    return int(not all(row["passed"] for row in rows))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,9 @@ class Service:
             exception_handlers={404: self._unknown, 405: self._wrong_method, 500: self._failed},
             lifespan=self._lifespan,
         )
+        # A path with a slash behind it is another one: a redirect would name the host that a client
+        # says it asked.
+        self.app.router.redirect_slashes = False
 
     async def predict(self, request: Request) -> Response:
         """Answer `/predict`: what the artifact predicts, an entry for each input."""

@@ -289,13 +289,14 @@ def test_a_key_is_asked_for_where_there_is_one(classifier: Artifact):
 
 
 def test_health_info_openapi_and_metrics(classifier: Artifact):
-    _, health, info, openapi, missing, method, metrics = asked(
+    _, health, info, openapi, missing, slash, method, metrics = asked(
         classifier,
         ("/predict", {"inputs": TEXTS}),
         ("/health", b"", GET),
         ("/info", b"", GET),
         ("/openapi.json", b"", GET),
         ("/v1/embeddings", {"input": "a"}),
+        ("/predict/", {"inputs": TEXTS}),
         ("/predict", b"", GET),
         ("/metrics", b"", GET),
     )
@@ -303,10 +304,10 @@ def test_health_info_openapi_and_metrics(classifier: Artifact):
     assert info.json["task"] == "text-classification"
     assert info.json["labels"] == ["negative", "positive"]
     assert set(openapi.json["paths"]) == {"/predict", "/health", "/info", "/metrics"}
-    assert (missing.status, method.status) == (404, 405)
+    assert (missing.status, slash.status, method.status) == (404, 404, 405)
     assert "a text-classification model answers" in missing.error
     assert method.headers["allow"] == "POST"
     text = metrics.content.decode()
     assert 'compressor_requests_total{path="/predict",status="200"} 1.0' in text
-    assert 'compressor_requests_total{path="other",status="404"} 1.0' in text
+    assert 'compressor_requests_total{path="other",status="404"} 2.0' in text
     assert "compressor_batch_examples_sum 3.0" in text
