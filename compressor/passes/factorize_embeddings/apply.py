@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from compressor.errors import StepFailed
 from compressor.models.low_rank import LowRankTable, factor_table
+from compressor.models.structure import input_embeddings
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
 from compressor.passes.factorize_embeddings.settings import FactorizeEmbeddings
@@ -57,11 +58,16 @@ def apply(settings: FactorizeEmbeddings, model: TorchModel, context: PassContext
 
 def _table_of(settings: FactorizeEmbeddings, model: TorchModel) -> nn.Embedding:
     """Return the table of words; raises `StepFailed` where it cannot be factorized."""
-    table, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
+    table, head = input_embeddings(model.module), model.module.get_output_embeddings()
     if isinstance(table, LowRankTable):
         raise StepFailed(
             f"the table of words is a product of rank {table.rank} already; remove one of the "
             f"passes factorize_embeddings"
+        )
+    if table is None:
+        raise StepFailed(
+            f"transformers names no table of words in a model of type "
+            f"'{model.module.config.model_type}'; remove this pass"
         )
     if type(table) is not nn.Embedding:
         raise StepFailed(

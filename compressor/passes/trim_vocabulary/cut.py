@@ -15,6 +15,7 @@ from torch import nn
 
 from compressor.errors import StepFailed
 from compressor.models.low_rank import LowRankTable
+from compressor.models.structure import input_embeddings
 from compressor.models.text_files import TOKENIZER_CONFIG
 from compressor.models.text_inputs import positions_of
 from compressor.models.torch_model import TorchModel
@@ -102,16 +103,17 @@ def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
 
 def table_of(module: PreTrainedModel) -> nn.Embedding:
     """Return the table of words; raises `StepFailed` where it has not a row for each piece."""
-    table = module.get_input_embeddings()
+    table = input_embeddings(module)
     if isinstance(table, LowRankTable):
         raise StepFailed(
             "the table of words is a product of two since factorize_embeddings; move "
             "trim_vocabulary before it"
         )
     if not isinstance(table, nn.Embedding):
+        found = "transformers names none" if table is None else f"found {type(table).__name__}"
         raise StepFailed(
-            f"the table of words is a {type(table).__name__}, and which of its numbers belong to a "
-            f"piece is not known; remove this pass"
+            f"a model of type '{module.config.model_type}' has no table of words that is a row for "
+            f"each piece ({found}); remove this pass"
         )
     return table
 

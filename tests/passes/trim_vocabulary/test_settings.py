@@ -514,10 +514,18 @@ def test_vectors_of_texts_whose_tokens_stay_are_the_same_numbers(word_piece_dir:
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
-def test_a_table_whose_rows_are_not_all_of_it_is_refused():
-    config = transformers.IBertConfig(
-        vocab_size=10, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=2, max_position_embeddings=8,
+@pytest.mark.parametrize(
+    ("model_type", "found"),
+    [("ibert", "found QuantEmbedding"), ("canine", "transformers names none")],
+)
+def test_a_model_without_a_row_for_each_piece_is_refused(model_type: str, found: str):
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=10, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=2, max_position_embeddings=8, num_hash_functions=2, num_hash_buckets=4,
     )  # fmt: skip
-    with pytest.raises(StepFailed, match=r"the table of words is a QuantEmbedding, .* remove this"):
-        table_of(transformers.IBertModel(config))
+    with pytest.raises(StepFailed) as caught:
+        table_of(transformers.AutoModel.from_config(config))
+    assert str(caught.value) == (
+        f"a model of type '{model_type}' has no table of words that is a row for each piece "
+        f"({found}); remove this pass"
+    )
