@@ -542,6 +542,7 @@ class Reconstruction:
                 ridge=settings.ridge,
                 advance=advance,
                 leaves_out=self.rows.are_few,
+                refits_inputs=settings.refit_inputs,
             )
         left = self.cost_of(encoder.layers).total / self.cost_before
         context.note(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compressor.errors import StepFailed
 from compressor.models.families.layers import ConstantOutput
 
+_RIDGE_OF_INPUTS = 1e-2  # of the map from what a student reads to what its teacher reads
 _STEP = 10.0  # from one ridge that is tried to the next
 _FIRMEST = 100.0  # ridge that is tried: weights hardly move any more
 _LEAST = 1e-3  # ridge that is tried where rows are few
@@ -156,6 +157,36 @@ class Correction:
         best = int(errors.argmin())
         share = float(errors[best]) / without
         return RidgeChoice(ridges[best], share) if share < 1 else _STAYS
+
+
+class InputCorrection:
+    """A linear map of what some linear layers read, which becomes part of their weights.
+
+    Those without a bias get the map without a constant.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self._linears = linears
+        width, device = linears[0].in_features, linears[0].weight.device
+        self._equations = NormalEquations(width, width, device)
+
+    def add(self, read: Tensor, wanted: Tensor) -> None:
+        """Count in what is read and what should be in its place, both `(tokens, in_features)`."""
+        self._equations.add(read, wanted - read)
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Multiply the map into the weights.
+
+        Raises `StepFailed` as `NormalEquations.solve` does.
+        """
+        has_bias = all(linear.bias is not None for linear in self._linears)
+        change, shift = self._equations.solve(_RIDGE_OF_INPUTS, fits_bias=has_bias)
+        for linear in self._linears:
+            weight = linear.weight.double()
+            linear.weight.add_((weight @ change).to(linear.weight))
+            if shift is not None:
+                linear.bias.add_((weight @ shift).to(linear.bias))
 
 
 def ridges_to_try(least: float) -> list[float]:

@@ -44,6 +44,7 @@ Ref: Kwon et al. 2022, arXiv:2204.09656, section 4.3; Park et al. 2024, arXiv:23
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,7 +52,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import ConstantOutput, Encoder, EncoderLayer
+from compressor.models.families.layers import Attention, ConstantOutput, Encoder, EncoderLayer
 from compressor.passes.prune_structured.fisher import token_mask
 from compressor.passes.prune_structured.layerwise import (
     LayerTrace,
@@ -59,7 +60,11 @@ from compressor.passes.prune_structured.layerwise import (
     TensorFiles,
     run_layer,
 )
-from compressor.passes.prune_structured.least_squares import Correction, RidgeChoice
+from compressor.passes.prune_structured.least_squares import (
+    Correction,
+    InputCorrection,
+    RidgeChoice,
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ def reconstruct(
     ridge: float,
     advance: Callable[[], object],
     leaves_out: bool = False,
+    refits_inputs: bool = False,
 ) -> dict[str, RidgeChoice]:
     """Fit every output projection of `student`, in place, to what `teacher` computes.
 
@@ -134,11 +140,16 @@ def reconstruct(
     Layers that are run again and again are fitted once, to the sum of what all runs of them are to
     compute; each run is given what the teacher gives it.
 
+    With `refits_inputs` what reads a sub-layer's inputs is fitted too, before the projection: the
+    hidden states of the student are mapped, linearly, to what its teacher's are there, and the map
+    becomes part of the weights. With `leaves_out` it is not.
+
     Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
     student.module.eval()
     teacher.module.eval()
-    work = _Work(student, teacher, calibration, ridge, advance, leaves_out)
+    refits_inputs = refits_inputs and not leaves_out
+    work = _Work(student, teacher, calibration, ridge, advance, leaves_out, refits_inputs)
     is_repeated = student.parts.repeated is not None
     for index in range(len(student.layer_list)):
         if is_repeated:
@@ -160,18 +171,24 @@ class _Work:
     ridge: float
     advance: Callable[[], object]
     leaves_out: bool
+    refits_inputs: bool
     choices: dict[str, RidgeChoice] = field(default_factory=dict)
 
     def fit_attention(self, index: int) -> None:
-        """Run the teacher's layer, once, and fit the student's attention to it."""
+        """Run the teacher's layer, and fit the student's attention to it."""
+        if self.refits_inputs and index > 0:
+            self._refit_attention(index)
+        teaching = self.teacher.layers[index].feed_forward if self.refits_inputs else None
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.attention.output)
         for batch in range(len(self.calibration)):
-            target = self._run(self.teacher, "teacher", index, batch)
+            with _inputs_of(None if teaching is None else teaching.ffn_in) as read:
+                target = self._run(self.teacher, "teacher", index, batch)
             assert target.feed_forward is not None
             assert target.output is not None
             files.put("teacher", batch, {"hidden": target.output})
-            files.put("target", batch, {"total": target.feed_forward.total})
+            reads = {"reads": torch.cat(read, dim=1)} if read else {}
+            files.put("target", batch, {"total": target.feed_forward.total, **reads})
             trace = self._run(self.student, "student", index, batch, attention_only=True)
             files.put("student", batch, {"hidden": trace.attention.residual})
             self._add(fit, trace.attention, target.attention.total, batch)
@@ -180,6 +197,8 @@ class _Work:
 
     def fit_feed_forward(self, index: int) -> None:
         """Fit the student's feed-forward network, and move its hidden states past the layer."""
+        if self.refits_inputs:
+            self._refit_feed_forward(index)
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.feed_forward.ffn_out)
         for batch in range(len(self.calibration)):
@@ -223,6 +242,38 @@ class _Work:
                     yield trace.attention.residual, trace
                 hidden = trace.output
 
+    def _refit_attention(self, index: int) -> None:
+        """Fit queries, keys and values of the student to hidden states like the teacher's."""
+        own, other = (each.layers[index].attention for each in (self.student, self.teacher))
+        if own is None or other is None or not (linears := _readers(own)):
+            return
+        fit = InputCorrection(linears)
+        for batch in range(len(self.calibration)):
+            with _inputs_of(own.value) as read, _inputs_of(other.value) as wanted:
+                self._run(self.student, "student", index, batch, attention_only=True)
+                self._run(self.teacher, "teacher", index, batch, attention_only=True)
+            self._add_inputs(fit, torch.cat(read, dim=1), torch.cat(wanted, dim=1), batch)
+        self._solve(fit, f"what the attention of layer {index} reads")
+
+    def _refit_feed_forward(self, index: int) -> None:
+        """Fit what neurons of the student read to hidden states like the teacher's."""
+        own, other = (each.layers[index].feed_forward for each in (self.student, self.teacher))
+        if own is None or other is None:
+            return
+        fit = InputCorrection(
+            [rows.owner for rows in own.rows if isinstance(rows.owner, nn.Linear)]
+        )
+        for batch in range(len(self.calibration)):
+            with _inputs_of(own.ffn_in) as read:
+                self._run(self.student, "student", index, batch, is_stored=True)
+            wanted = self.calibration.files.get("target", batch)["reads"]
+            self._add_inputs(fit, torch.cat(read, dim=1), wanted, batch)
+        self._solve(fit, f"what the feed-forward network of layer {index} reads")
+
+    def _add_inputs(self, fit: InputCorrection, read: Tensor, wanted: Tensor, batch: int) -> None:
+        mask = token_mask(self.calibration[batch], *read.shape[:2]).to(read.device)
+        fit.add(read[mask], wanted[mask])
+
     def _run(
         self,
         encoder: Encoder,
@@ -251,10 +302,38 @@ class _Work:
         missing = ((total - trace.total) / trace.scale)[mask]
         fit.add(trace.inputs[mask], missing, self.calibration.rows_of(batch, mask))
 
-    def _solve(self, fit: Correction, place: str) -> None:
+    def _solve(self, fit: Correction | InputCorrection, place: str) -> None:
         try:
-            choice = fit.solve(self.ridge)
+            choice = fit.solve(self.ridge) if isinstance(fit, Correction) else fit.solve()
         except StepFailed as error:
             raise StepFailed(f"least squares of {place}: {error}") from error
         if choice is not None:
             self.choices[place] = choice
+
+
+def _readers(attention: Attention) -> list[nn.Linear]:
+    """Return the linear layers that read hidden states, and nothing else.
+
+    Where positions are relative, those of queries and keys may read these too.
+    """
+    if attention.relative is None:
+        return list(dict.fromkeys((attention.query, attention.key, attention.value)))
+    return [] if attention.is_packed else [attention.value]
+
+
+@contextmanager
+def _inputs_of(linear: nn.Linear | None) -> Iterator[list[Tensor]]:
+    """Collect what a linear layer reads in a block; several tensors where tokens come in chunks."""
+    seen: list[Tensor] = []
+    if linear is None:
+        yield seen
+        return
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+
+    hook = linear.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()

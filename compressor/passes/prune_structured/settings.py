@@ -503,6 +503,7 @@ class PruneByReconstruction(PruneStructured):
     A layer may lose all of its heads or all of its feed-forward neurons.
     """
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"refit_inputs"})
     _readings_of_units: ClassVar[int] = 9
 
     method: Literal["reconstruction"] = Field("reconstruction", description=_METHODS)
@@ -560,6 +561,15 @@ class PruneByReconstruction(PruneStructured):
             "how firmly least squares holds weights to their old values, as a fraction of the mean "
             "diagonal of the Gram matrix of a projection's inputs; where calibration rows are few, "
             "the least: each layer gets the one with which rows left out of the fit come out best"
+        ),
+    )
+
+    refit_inputs: bool = Field(
+        False,
+        description=(
+            "fit what reads the inputs of each sub-layer too (queries, keys, values and the first "
+            "matrices of feed-forward networks), so that it makes up for what was lost before "
+            "it; takes half as long again, and is not done where calibration rows are few"
         ),
     )
 

@@ -54,13 +54,21 @@ def store(tmp_path: Path) -> Store:
     return make
 
 
-def fit(student: Any, teacher: Any, calibration: CalibrationInputs, ridge: float = 1e-3) -> None:
+def fit(
+    student: Any,
+    teacher: Any,
+    calibration: CalibrationInputs,
+    ridge: float = 1e-3,
+    *,
+    refits_inputs: bool = False,
+) -> None:
     reconstruct(
         find_encoder(student),
         find_encoder(teacher),
         calibration,
         ridge=ridge,
         advance=lambda: None,
+        refits_inputs=refits_inputs,
     )
 
 
@@ -79,7 +87,7 @@ def test_a_model_that_keeps_everything_stays_as_it_is(
 ):
     encoder = make_encoder(model_type)
     student = copy.deepcopy(encoder.module)
-    fit(student, encoder.module, store(encoder))
+    fit(student, encoder.module, store(encoder), refits_inputs=True)
     torch.testing.assert_close(encoder.logits(student), encoder.logits(), rtol=0, atol=1e-5)
 
 
@@ -181,6 +189,51 @@ def test_a_layer_that_is_run_again_is_fitted_once_to_all_its_runs(
     np.testing.assert_allclose(dense.weight.detach().numpy(), expected[:-1].T, atol=1e-4)
     np.testing.assert_allclose(dense.bias.detach().numpy(), expected[-1], atol=1e-4)
     assert fit_error(student, encoder.module, calibration) < 0.5 * before
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "t5", "deberta-v2", "gpt2", "vit"])
+def test_refitted_inputs_make_up_for_what_was_lost_below(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    encoder = make_encoder(model_type)
+    calibration = store(encoder, num_batches=6)
+    student = copy.deepcopy(encoder.module)
+    prune_neurons(find_encoder(student), {0: range(48)})
+    fit(student, encoder.module, calibration, refits_inputs=True)
+    for name in ("value", "ffn_in"):
+        (read, own), (wanted, old) = (linear_with_inputs(each, name, calibration)
+                                      for each in (student, encoder.module))  # fmt: skip
+        target = old(wanted)
+        without, refitted = ((linear(read) - target).square().mean() for linear in (old, own))
+        assert refitted < without
+
+
+@torch.no_grad()
+def linear_with_inputs(
+    module: Any, name: str, calibration: CalibrationInputs
+) -> tuple[Tensor, torch.nn.Linear]:
+    """Return what a linear layer of layer 1 reads where no padding is, and the layer itself."""
+    layer = encoder_layers(module)[1]
+    linear: torch.nn.Linear = getattr(
+        layer.attention if name == "value" else layer.feed_forward, name
+    )
+    seen: list[Tensor] = []
+    hook = linear.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for batch in calibration:
+        module(**batch)
+        mask = batch.get("attention_mask")
+        seen[-1] = seen[-1].flatten(0, 1) if mask is None else seen[-1][mask.bool()]
+    hook.remove()
+    return torch.cat(seen), linear
+
+
+def test_inputs_of_a_layer_without_units_are_not_refitted(make_encoder: EncoderMaker, store: Store):
+    encoder = make_encoder("bert")
+    student = copy.deepcopy(encoder.module)
+    prune_heads(find_encoder(student), {1: range(4)})
+    prune_neurons(find_encoder(student), {0: range(64)})
+    fit(student, encoder.module, store(encoder), refits_inputs=True)
+    assert all(bool(value.isfinite().all()) for value in student.parameters())
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit", "dinov2"])
