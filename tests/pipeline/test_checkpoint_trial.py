@@ -198,7 +198,13 @@ def test_what_is_normalised_before_it_is_added_is_not_fitted(
         "that is normalised once more before it is added; set method to scores"
     )
     edit(copy / "config.json", model_type="albert")
-    check_local_passes(recipe_of(bert_recipe, copy, {**settings, "method": "reconstruction"}))
+    settings["method"] = "reconstruction"
+    check_local_passes(recipe_of(bert_recipe, copy, settings))
+    [mistake] = mistakes(recipe_of(bert_recipe, copy, {**settings, "refit_inputs": True}))
+    assert mistake == (
+        "passes.0.refit_inputs: its layers share one set of weights, and one fit suits no two of "
+        "their runs; remove it"
+    )
 
 
 def test_albert_can_be_trained_for_int8_though_its_layers_are_one(

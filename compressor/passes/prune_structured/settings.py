@@ -19,6 +19,7 @@ from compressor.models.families.prunable import (
     why_first_layer_stays,
     why_heads_stay,
     why_no_latency,
+    why_no_layers_apart,
     with_depth,
 )
 from compressor.passes.base import (
@@ -640,6 +641,8 @@ class PruneByReconstruction(PruneStructured):
             yield "method", refusal
         if self.target == "latency" and (reason := why_no_latency(files.config)) is not None:
             yield "target", reason
+        if self.refit_inputs and (reason := why_no_layers_apart(files.config)) is not None:
+            yield "refit_inputs", f"{reason}, and one fit suits no two of their runs; remove it"
 
     def required_files(self) -> dict[str, Path]:
         """Return the latency table, where one is given."""
