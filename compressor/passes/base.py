@@ -204,6 +204,8 @@ class Pass(BaseModel, ABC):
     # Settings that are not written where they are at their defaults, so that a recipe without them
     # keeps the keys of its steps and the bytes of its manifest.
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset()
+    # The setting that names rows beside the splits of `data`, which no function of a user's makes.
+    rows_of_its_own: ClassVar[str | None] = None
     # Values of settings that narrow `providers`, by the name of the setting.
     narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {}
     needs_opset: ClassVar[Mapping[str, FromOpset]] = {}

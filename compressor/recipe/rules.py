@@ -73,6 +73,7 @@ def find_conflicts(data: Mapping[str, object], known: Mapping[str, PassEntry]) -
         *_opset_conflicts(data, steps),
         *_graph_conflicts(data),
         *_length_conflicts(data),
+        *_rows_conflicts(data, steps),
         *_task_conflicts(data),
     ]
 
@@ -335,6 +336,21 @@ def _length_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
             f"measures texts of up to {counted(measured, 'token')}, and the artifact reads "
             f"{shipped} of them (export.max_length); set {shipped} or less, or remove it",
         )
+
+
+def _rows_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> Iterator[Mistake]:
+    """Yield that a pass would read rows of its own in another form than those of the splits."""
+    if _setting(data, "data", "preprocess", None) is None:
+        return
+    for step in steps:
+        name = step.declares.rows_of_its_own
+        if name is not None and step.value(name) is not None:
+            yield Mistake(
+                ("passes", step.index, name),
+                "its rows are read as they stand in the file, and those of the splits through "
+                "data.preprocess; write what the function gives for the splits into files of "
+                "their own and remove data.preprocess, or leave these rows out",
+            )
 
 
 def _graph_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:

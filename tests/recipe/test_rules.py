@@ -294,3 +294,15 @@ def test_matrices_are_stored_in_the_bits_that_they_were_trained_in():
     assert not find_conflicts(
         {**data, "passes": [{**training, "matrix_block": 32}, storing]}, PASSES
     )
+
+
+def test_rows_of_a_pass_are_refused_where_a_function_makes_those_of_the_splits() -> None:
+    rows = {"path": "more.csv", "text": "text"}
+    data = {
+        "data": {"preprocess": "rows.py:clean"},
+        "passes": [{"kind": "distill", "unlabelled": rows}, {"kind": "distill"}],
+    }
+    [mistake] = find_conflicts(data, PASSES)
+    assert mistake.path == ("passes", 0, "unlabelled")
+    assert "remove data.preprocess" in mistake.message
+    assert find_conflicts({**data, "data": {}}, PASSES) == []

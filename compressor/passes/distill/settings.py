@@ -70,6 +70,7 @@ passes:
         {*DistillSettings.unwritten_defaults, "more_teachers", "unlabelled"}
     )
     learns_from_baseline: ClassVar[tuple[str, object] | None] = ("teacher", None)
+    rows_of_its_own: ClassVar[str | None] = "unlabelled"
 
     teacher: HubName | None = Field(
         None,
