@@ -115,7 +115,7 @@ def serving(
         try:
             yield replace(server, port=_port_of(server))
             process.send_signal(signal.SIGTERM)
-            if process.wait(60) != 0:
+            if process.wait(180) != 0:
                 sys.exit(f"{name}: ended with {process.returncode}: {server.log.read_text()}")
         finally:
             process.kill()

@@ -18,6 +18,7 @@ from .session import Graph, opening_of, require_runtime, weights_beside
 
 # The module and the class of what reads for a task; it is loaded where an artifact asks for it.
 READERS: dict[str, tuple[str, str]] = {
+    "audio-classification": ("read_sounds", "SoundReader"),
     "image-classification": ("read_images", "ImageReader"),
     "image-features": ("read_images", "ImageVectorReader"),
     "masked-language-modeling": ("read_blanks", "FillReader"),
@@ -28,13 +29,11 @@ READERS: dict[str, tuple[str, str]] = {
     "text-scoring": ("readers", "ScoreReader"),
     "token-classification": ("read_spans", "SpanReader"),
 }
-# Those that need more than this package.
-ELSEWHERE = ("audio-classification",)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact; call it with a list of texts, pairs of texts, or images.
+    """A loaded artifact; call it with a list of texts, pairs of texts, images or sounds.
 
     Texts are read in batches of similar length, `batch_size` together. Threads may share it.
     """
@@ -105,16 +104,11 @@ def load_artifact(
     quantize-dequantize pairs on the CPU as they are written, in float.
 
     Raises `EnvironmentMismatch` when the manifest is damaged, when a file is missing, changed or
-    there without being named, for a task or a tokenizer that this package does not read, and when
-    the runtime that is installed does not run the graph.
+    there without being named, for a tokenizer, an image processor or a feature extractor that this
+    package does not compute, and when the runtime that is installed does not run the graph.
     """
     folder = Path(directory)
-    manifest = read_manifest(folder, [*READERS, *ELSEWHERE])
-    if (task := manifest["task"]) in ELSEWHERE:
-        raise EnvironmentMismatch(
-            f"{folder}: is for {task}, and compressor-runtime reads texts and images; load it "
-            f"with the package compressor"
-        )
+    manifest = read_manifest(folder, list(READERS))
     if (why := manifest.get(NEEDS_TRANSFORMERS)) is not None:
         raise EnvironmentMismatch(
             f"{folder}: {why}, so its examples are read with the package transformers; load it "
@@ -123,7 +117,7 @@ def load_artifact(
     if verify:
         verify_files(folder, manifest, lambda path: weights_beside(path, manifest["files"]))
     require_runtime(folder, manifest)
-    module, name = READERS[task]
+    module, name = READERS[manifest["task"]]
     kind: type[Reader] = getattr(importlib.import_module(f".{module}", __package__), name)
     graph = Graph(
         folder / MODEL,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import require_plain_files
+from compressor.runtime.sounds import READS_SAMPLES, SoundInputs, SoundProcessor
 from compressor.tasks.base import Batch
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, SoundColumns
@@ -21,7 +22,6 @@ from compressor.tasks.head import ConfigFile
 from compressor.tasks.pooling import read_config
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.sound import Sound, StoredSound, read_wav
-from compressor.words import counted
 
 _CODE = """\
 import wave
@@ -43,16 +43,6 @@ labels = {labels}
 print([labels[index] for index in logits.argmax(axis=-1)])
 """
 _FILES = ("preprocessor_config.json", "processor_config.json")
-# Model types whose graphs were compared with transformers, and whether they read samples as they
-# are, of any number; the others read a spectrogram of one size.
-_READS_SAMPLES: Mapping[str, bool] = {
-    "audio-spectrogram-transformer": False,
-    "hubert": True,
-    "wav2vec2": True,
-    "wavlm": True,
-    "whisper": False,
-}
-_WINDOW_SECONDS = 0.025  # of a frame of the spectrogram that AST reads; Whisper pads sounds first
 _EXAMPLE = "the example"  # where a sound comes from that nobody gave
 _TRACED = 800  # samples of an example that is traced, for each of its tokens
 
@@ -72,6 +62,8 @@ class AudioClassification(Classification):
     other_inputs: ClassVar[tuple[str, ...]] = ("input_features",)
     preprocessor_name: ClassVar[str] = "feature extractor"
     reads_tokens: ClassVar[bool] = False
+    # torch computes Whisper's spectrogram in float32, which is off by 1e-4 beside a pure tone.
+    light_difference: ClassVar[float] = 2e-4
     explains: ClassVar[str] = ""
     unexplained: ClassVar[str] = "parts of a sound are not hidden; tokens and patches of images are"
     words: ClassVar[ReportWords] = ReportWords(
@@ -83,7 +75,7 @@ class AudioClassification(Classification):
     @classmethod
     def is_for(cls, config: ConfigFile) -> bool:
         """Return whether config.json is of a model type that was compared with transformers."""
-        return config.get("model_type") in _READS_SAMPLES
+        return config.get("model_type") in READS_SAMPLES
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return sounds, and class ids."""
@@ -94,10 +86,10 @@ class AudioClassification(Classification):
         from transformers import AutoModelForAudioClassification
 
         kind = read_config(directory).get("model_type")
-        if kind not in _READS_SAMPLES:
+        if kind not in READS_SAMPLES:
             raise EnvironmentMismatch(
                 f"{directory / 'config.json'}: graphs of model type '{kind}' were not compared "
-                f"with transformers; known are {', '.join(_READS_SAMPLES)}"
+                f"with transformers; known are {', '.join(READS_SAMPLES)}"
             )
         return AutoModelForAudioClassification
 
@@ -116,6 +108,13 @@ class AudioClassification(Classification):
         load: Any = AutoFeatureExtractor.from_pretrained  # transformers leaves it untyped
         extractor = load(directory, trust_remote_code=False)
         return SoundReader.of(extractor, read_config(Path(directory)))
+
+    def light_preprocessor(self, directory: Path) -> Any:
+        """Return a feature extractor by its settings alone; None for one that does more."""
+        self.require_files(directory)
+        if not SoundProcessor.is_plain(directory):
+            return None
+        return SoundReader.of(SoundProcessor.load(directory), read_config(directory))
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return sounds: arrays of samples in -1..1 at the model's rate."""
@@ -137,7 +136,7 @@ class AudioClassification(Classification):
     def needed_length(self, preprocessor: Any, examples: Iterable[Example]) -> int | None:
         """Return the samples of the longest sound, for a model that takes padding in."""
         reader: SoundReader = preprocessor
-        if reader.is_masked or not reader.reads_samples:
+        if not reader.inputs.needs_length:
             return None
         return max(map(length_of, examples))
 
@@ -163,92 +162,42 @@ class AudioClassification(Classification):
 
 @dataclass(frozen=True)
 class SoundReader:
-    """A feature extractor of transformers, with what its model needs of sounds.
+    """A feature extractor, with what its model needs of sounds."""
 
-    `shortest` is the fewest samples that give one frame. `is_masked` says that a model of samples
-    reads a mask, and that what it computes is the same however far a sound is padded.
-    """
-
-    extractor: Any
-    reads_samples: bool
-    is_masked: bool
-    shortest: int
+    inputs: SoundInputs
 
     @classmethod
     def of(cls, extractor: Any, config: ConfigFile) -> SoundReader:
         """Return the reader for a model by its config.json."""
-        reads_samples = _READS_SAMPLES.get(str(config.get("model_type")), True)
-        # A norm over the whole of a sound takes its padding in, whatever the mask says.
-        is_masked = reads_samples and config.get("feat_extract_norm", "group") == "layer"
-        shortest = _shortest(config) if reads_samples else 1
-        if config.get("model_type") == "audio-spectrogram-transformer":
-            shortest = int(_WINDOW_SECONDS * extractor.sampling_rate)
-        return cls(extractor, reads_samples, is_masked, shortest)
+        return cls(SoundInputs.of(extractor, config))
 
     @property
     def kind(self) -> str:
         """Return the class of the feature extractor."""
-        return type(self.extractor).__name__
+        extractor = self.inputs.extractor
+        return str(getattr(extractor, "kind", type(extractor).__name__))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the feature extractor's settings."""
-        self.extractor.save_pretrained(directory)
+        self.inputs.extractor.save_pretrained(directory)
 
     def batch(self, sounds: Sequence[Sound], max_length: int | None) -> Batch:
         """Return what a model reads of sounds; raises as `AudioClassification.encode`."""
-        rate = int(self.extractor.sampling_rate)
+        rate = int(self.inputs.extractor.sampling_rate)
         for sound in sounds:
-            self._require(sound, rate)
-        arrays = [sound.samples[:max_length] for sound in sounds]
-        options: dict[str, Any] = {"sampling_rate": rate, "return_tensors": "np"}
-        if not self.reads_samples:
-            found = self.extractor(arrays, **options)
-            return {
-                name: np.asarray(value, np.float32)
-                for name, value in found.items()
-                if name != "attention_mask"
-            }
-        is_example = all(sound.place == _EXAMPLE for sound in sounds)  # all of one length
-        if not self.is_masked and max_length is None and is_example:
-            max_length = len(arrays[0])
-        if not self.is_masked and max_length is None:
-            raise RecipeError(
-                "export.max_length: the model normalises over the whole of a sound "
-                "(feat_extract_norm is group in config.json), so a prediction depends on how far a "
-                "sound is padded; set how many samples every sound is cut or padded to, such as "
-                f"{rate} for one second"
-            )
-        padding = "longest" if self.is_masked else "max_length"
-        limit = {} if self.is_masked else {"max_length": max_length}
-        found = self.extractor(
-            arrays, padding=padding, return_attention_mask=True, **limit, **options
-        )
-        values = {"input_values": np.asarray(found["input_values"], np.float32)}
-        if self.is_masked:
-            values["attention_mask"] = np.asarray(found["attention_mask"], np.int64)
-        return values
-
-    def _require(self, sound: Sound, rate: int) -> None:
-        if sound.rate not in (None, rate):
-            raise RecipeError(
-                f"{sound.place}: the sound has {sound.rate:,} samples a second, and the model "
-                f"reads {rate:,}; convert it, for instance with ffmpeg -i IN -ar {rate} OUT.wav"
-            )
-        if len(sound) < self.shortest:
-            raise RecipeError(
-                f"{sound.place}: the sound has {counted(len(sound), 'sample')}, and the model "
-                f"needs {self.shortest:,} for a first frame; leave such sounds out"
-            )
-
-
-def _shortest(config: ConfigFile) -> int:
-    """Return how many samples the convolutions before an encoder need for one frame."""
-    kernels = config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))
-    strides = config.get("conv_stride", (5, 2, 2, 2, 2, 2, 2))
-    samples = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        samples = (samples - 1) * int(stride) + int(kernel)
-    return samples
+            if sound.rate not in (None, rate):
+                raise RecipeError(
+                    f"{sound.place}: the sound has {sound.rate:,} samples a second, and the model "
+                    f"reads {rate:,}; convert it, for instance with ffmpeg -i IN -ar {rate} OUT.wav"
+                )
+            self.inputs.require_frame(sound.samples, sound.place)
+        if (
+            self.inputs.needs_length
+            and max_length is None
+            and all(item.place == _EXAMPLE for item in sounds)
+        ):
+            max_length = len(sounds[0])  # all of one length
+        return self.inputs.batch([sound.samples for sound in sounds], max_length)
 
 
 def _sound(example: Example) -> Sound:

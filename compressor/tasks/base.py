@@ -159,6 +159,8 @@ class Task(Explained, ABC):
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the default
     words: ClassVar[ReportWords]  # how a report speaks of predictions
     reads_tokens: ClassVar[bool]  # whether inputs have a token axis that can be padded
+    # How far numbers that `light_preprocessor` gives may be from those of transformers.
+    light_difference: ClassVar[float] = 0.0
     abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
     finds: ClassVar[str | None] = None  # what is found or missed, such as "class"; None: nothing is
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.

@@ -7,15 +7,15 @@ come back with a label and a score. Of texts: `compressor.runtime.given`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.runtime.given import listed, shown
+from compressor.runtime.given import shown
 from compressor.runtime.pixels import given_images as pictures
-from compressor.tasks.sound import Sound, StoredSound, samples_of
+from compressor.runtime.sounds import heard, sounds_listed
+from compressor.tasks.sound import Sound, StoredSound
 from compressor.tasks.stored_image import StoredImage
 
 
@@ -45,17 +45,9 @@ def given_sounds(value: Any) -> list[Sound | StoredSound]:
 
     Raises `ValueError` that names the first example which will not do.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype != object:
-        raise ValueError("give a list of sounds, such as [samples], not the samples of one")
-    return [_heard(item, f"example {place}") for place, item in enumerate(listed(value))]
+    return [_heard(item, f"example {place}") for place, item in enumerate(sounds_listed(value))]
 
 
 def _heard(item: Any, place: str) -> Sound | StoredSound:
-    if isinstance(item, Sound | StoredSound):
-        return item
-    if isinstance(item, str | bytes | Mapping) or not hasattr(item, "__array__"):
-        raise ValueError(f"{place}: must be a sound, as an array of samples, got {shown(item)}")
-    try:
-        return Sound(samples_of(np.asarray(item)), None, place)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+    kept = isinstance(item, Sound | StoredSound)
+    return item if kept else Sound(heard(item, place), None, place)

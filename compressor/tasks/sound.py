@@ -12,16 +12,14 @@ import wave
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch
 from compressor.paths import unreadable
+from compressor.runtime.sounds import Samples
 from compressor.words import counted
-
-Samples = NDArray[np.float32]
 
 # Bytes that no file holds: what programs such as ffmpeg and sox say when they write to a pipe.
 _LENGTH_UNKNOWN = 0x7FFF_F000
@@ -117,18 +115,6 @@ def read_wav(source: Path | bytes, place: str) -> Sound:
     whole = len(frames) // (width * channels) * width * channels
     values = _numbers(frames[:whole], width).reshape(-1, channels)
     return Sound(values.mean(axis=1, dtype=np.float64).astype(np.float32), rate, place)
-
-
-def samples_of(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples as float32 of shape `(num_samples,)`; raises `ValueError` for others."""
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f":
-        raise ValueError(
-            f"must be float samples in -1..1 of shape (num_samples,), got {array.dtype} of shape "
-            f"{array.shape}"
-        )
-    if not np.isfinite(array).all() or np.abs(array).max() > 1:
-        raise ValueError("samples must be finite and in -1..1; divide 16-bit samples by 32768")
-    return array.astype(np.float32)
 
 
 def _numbers(frames: bytes, width: int) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from small_artifacts import TASKS, write_small_artifact
 
 import compressor
 from compressor.runtime import EnvironmentMismatch, RecipeError, load_artifact
-from compressor.runtime.artifact import ELSEWHERE, READERS
+from compressor.runtime.artifact import READERS
 from compressor.runtime.files import sha256
 from compressor.runtime.manifest import MANIFEST, NEEDS_TRANSFORMERS
 from compressor.tasks import task_names
@@ -196,15 +196,6 @@ def test_an_artifact_that_needs_transformers_is_refused(tmp_path: Path):
         load_artifact(folder)
 
 
-def test_an_artifact_of_sounds_is_refused(tmp_path: Path):
-    folder = write_small_artifact(tmp_path, "text-classification")
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest.pop("manifest_sha256")
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "task": "audio-classification"}))
-    with pytest.raises(EnvironmentMismatch, match="compressor-runtime reads texts and images"):
-        load_artifact(folder)
-
-
 def test_a_changed_file_is_refused(tmp_path: Path):
     folder = write_small_artifact(tmp_path, "text-classification")
     (folder / "config.json").write_text("{ }")
@@ -234,9 +225,8 @@ def test_a_licence_may_lie_beside_an_artifact(tmp_path: Path):
     assert load_artifact(folder)(["good"])
 
 
-def test_every_task_but_that_of_sounds_has_a_reader():
-    assert {*READERS, *ELSEWHERE} == set(task_names())
-    assert ELSEWHERE == ("audio-classification",)
+def test_every_task_has_a_reader():
+    assert set(READERS) == set(task_names())
 
 
 def test_both_packages_have_one_version():
