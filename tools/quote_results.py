@@ -520,6 +520,34 @@ def pruning_cost() -> str:
     return "\n".join([*lines, "", source("pruning-cost", results)])
 
 
+def pruning_alone() -> str:
+    """Return the table of what reconstruction alone loses, for each share of FLOPs."""
+    results = read_results("pruning-alone")
+    rows = results["rows"]
+    lines = [
+        "| FLOPs removed | points lost, search rows | points lost, rows set apart | "
+        "one run can tell, rows set apart | CPU minutes | seeds |",
+        "|:--|:--|:--|:--|:--|--:|",
+    ]
+    for ratio in sorted({row["ratio"] for row in rows}):
+        own = [row for row in rows if row["ratio"] == ratio]
+        lost = [
+            spread([row[name]["points_lost"] for row in own], ".2f") for name in ("search", "apart")
+        ]
+        within = max(row["apart"]["within"] for row in own)
+        minutes = spread([row["cpu_minutes"] for row in own], ".1f")
+        lines.append(
+            f"| {ratio:.0%} | {lost[0]} | {lost[1]} | ± {within:.2f} | {minutes} | {len(own)} |"
+        )
+    counts, right = results["about"]["rows"], results["about"]["accuracy"]
+    said = (
+        f"<sub>{counts['search']:,} search rows, of which the checkpoint gets "
+        f"{right['search']:.2f}% right, and {counts['apart']:,} rows set apart, of which it gets "
+        f"{right['apart']:.2f}% right.</sub>"
+    )
+    return "\n".join([*lines, "", said, "", source("pruning-alone", results)])
+
+
 def simulated_cost() -> str:
     """Return the table of what passes would cost on GPUs, which was simulated."""
     results = read_results("simulated-cost")
@@ -861,6 +889,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving,
     "arm64": arm64,
     "pruning_cost": pruning_cost,
+    "pruning_alone": pruning_alone,
     "convolutions": convolutions,
     "families_int8": families_int8,
     "processes": processes,
