@@ -28,7 +28,7 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_magnitude.apply import train_pruned
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.apply import drop_layers
-from compressor.passes.prune_structured.settings import PruneByScores
+from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
 from compressor.progress import SILENT, Advance, Silent
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distilled, finetune
@@ -89,7 +89,8 @@ def images() -> Dataset:
 def trained(folder: Path, name: str, run: TrainingRun) -> TorchModel:
     """Return the model of `folder` that the training of this name ends with, in all processes."""
     kind, settings = CASES[name]
-    own = kind if kind in ("scores", "images", "vectors") else "texts"
+    first, _, _ = kind.partition(" ")
+    own = first if first in ("scores", "images", "vectors") else "texts"
     task = {"scores": "text-scoring", "vectors": "sentence-embedding"}.get(own)
     model = load_checkpoint(folder / own, task=task)
     if kind == "distill":
@@ -103,7 +104,7 @@ def trained(folder: Path, name: str, run: TrainingRun) -> TorchModel:
         in_all_processes(run, distilled, model, teacher, dataset, settings, run, None)
     elif kind == "layers lost":
         drop_layers(model, find_encoder(model.module), settings, context_of(folder, run))
-    elif kind == "pruned":
+    elif kind in ("pruned", "vectors pruned"):
         apply_pass(settings, model, context_of(folder, run))
     elif kind == "masks":
         in_all_processes(run, train_pruned, settings, model, texts(), run)
@@ -149,6 +150,17 @@ CASES: dict[str, tuple[str, object]] = {
         "pruned",
         PruneByScores(ratio=0.5, round_to=1, importance="activation"),
     ),
+    "fisher of units": ("pruned", PruneByScores(ratio=0.5, round_to=1, importance="fisher")),
+    "fisher of vectors": (
+        "vectors pruned",
+        PruneByScores(ratio=0.5, round_to=1, importance="fisher"),
+    ),
+    "entropy of units": ("pruned", PruneByScores(ratio=0.5, round_to=1, importance="entropy")),
+    "information of weights": (
+        "pruned",
+        PruneMagnitude(sparsity=0.5, importance="mutual_information"),
+    ),
+    "reconstruction": ("pruned", PruneByReconstruction(ratio=0.5, round_to=1)),
     "loss without layers": ("layers lost", PruneByScores(layers=1)),
     "taylor of weights": ("pruned", PruneMagnitude(sparsity=0.5, importance="taylor")),
     "activation of weights": (

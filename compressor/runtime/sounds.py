@@ -220,7 +220,8 @@ class SoundProcessor:
         bins = np.linspace(0, self.sampling_rate // 2, 1 + size // 2)
         filters = _triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))
         found = np.log10(np.maximum(1e-10, np.dot(filters.T, power.T))).astype(np.float32)[:, :-1]
-        return (np.maximum(found, found.max() - np.float32(8)) + np.float32(4)) / np.float32(4)
+        floored: NDArray[np.float32] = np.maximum(found, found.max() - np.float32(8))
+        return (floored + np.float32(4)) / np.float32(4)
 
     def _ast(self, sound: Samples) -> NDArray[np.float32]:
         """Return the log-mel spectrogram of a sound, its frames padded or cut to a number."""

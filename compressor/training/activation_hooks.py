@@ -6,7 +6,7 @@ Which linear layers of student and teacher belong together is decided here, befo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -132,12 +132,10 @@ def relation_teacher(teacher: TorchModel, settings: DistillSettings) -> Attentio
 def recording(linears: Sequence[nn.Linear]) -> Iterator[Mapping[nn.Linear, Tensor]]:
     """Yield the outputs of `linears` in their models' latest forward pass, for a block's length."""
     outputs: dict[nn.Linear, Tensor] = {}
-    handles = [linear.register_forward_hook(partial(_record, outputs)) for linear in linears]
-    try:
+    with ExitStack() as hooks:
+        for linear in linears:
+            hooks.enter_context(linear.register_forward_hook(partial(_record, outputs)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _record(outputs: dict[nn.Linear, Tensor], linear: nn.Linear, _: object, output: Tensor) -> None:

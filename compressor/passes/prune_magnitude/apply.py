@@ -27,7 +27,7 @@ from compressor.passes.prune_magnitude.masks import (
     two_of_four_masks,
 )
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
-from compressor.passes.prune_structured.calibration_batches import batches_of, calibration_batches
+from compressor.passes.prune_structured.calibration_batches import batches_of
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.recovery import check_finetuning, finetune
 from compressor.training.schedules import gradual_pruning
@@ -104,25 +104,33 @@ def _importance(
     if kind == "random":
         return random_importance(weights, context.seed)
     model.move_to(context.device)
-    if kind == "taylor" or kind == "activation":
-        run = lent_run(context, "measuring weights")
-        return in_all_processes(run, measured_importance, settings, model, context.calibration, run)
-    batches = calibration_batches(model, settings.calibration_rows, context, "measuring weights")
-    num_rows = min(settings.calibration_rows, len(context.calibration))
-    found, words = information_importance(model, batches, kind, num_rows, context.seed)
-    context.note(words)
+    run = lent_run(context, "measuring weights")
+    found, words = in_all_processes(
+        run, measured_importance, settings, model, context.calibration, run
+    )
+    if words is not None:
+        context.note(words)
     return found
 
 
 def measured_importance(
     settings: PruneMagnitude, model: TorchModel, dataset: Dataset, run: TrainingRun
-) -> WeightImportance:
-    """Return sums over rows, of which each process of `run` measures its own."""
-    batches = batches_of(model, dataset, settings.calibration_rows, run)
-    if settings.importance == "activation":
-        return activation_importance(model, batches, run.team)
+) -> tuple[WeightImportance, str | None]:
+    """Return what ranks weights, of which each process of `run` measures its own rows.
+
+    With the second result words for the report, where there are any.
+    """
+    kind, most_rows = settings.importance, settings.calibration_rows
+    if kind == "entropy" or kind == "mutual_information":
+        batches = batches_of(model, dataset, most_rows, run, of_all=True)
+        num_rows = min(most_rows, len(dataset))
+        return information_importance(model, batches, kind, num_rows, run.seed, run.team)
+    batches = batches_of(model, dataset, most_rows, run)
+    if kind == "activation":
+        return activation_importance(model, batches, run.team), None
     embeddings = settings.include_embeddings
-    return taylor_importance(model, batches, include_embeddings=embeddings, team=run.team)
+    found = taylor_importance(model, batches, include_embeddings=embeddings, team=run.team)
+    return found, None
 
 
 def _weights_to_prune(settings: PruneMagnitude, model: TorchModel) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ the magnitude that a weight has when it is ranked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,12 @@ from compressor.errors import StepFailed
 from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_magnitude.masks import magnitudes, prunable_layers, prunable_weights
-from compressor.passes.prune_structured.calibration_batches import LabelledInputs
+from compressor.passes.prune_structured.calibration_batches import (
+    LabelledInputs,
+    shared_out,
+    summed_loss,
+)
 from compressor.passes.prune_structured.histograms import Information, Observations
-from compressor.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def taylor_importance(
     with _trainable(weights.values()), torch.enable_grad():
         for inputs, labels in batches:
             outputs = model.task.output_of(model.module(**inputs))
-            loss = _summed_loss(model.task, outputs, inputs, labels)
+            loss = summed_loss(model.task, outputs, inputs, labels)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:  # else no output depends on it
@@ -133,17 +136,20 @@ def information_importance(
     kind: Information,
     num_rows: int,
     seed: int,
+    team: Team = ALONE,
 ) -> tuple[WeightImportance, str]:
     """Weigh each weight by the information in what it reads; return what was counted, too.
 
     That is the entropy of its input over rows, or the mutual information of input and label. It
-    takes the place that the norm has in `activation_importance`.
+    takes the place that the norm has in `activation_importance`. Each process of a `team` measures
+    its own of all `batches`.
 
     Raises `StepFailed` as `Observations` and `activation_importance` do.
     """
     linears = _linears(model)
     seen_of = Observations(kind, num_rows, seed)
-    for seen, mask, labels in _passes(model, [layer for _, layer in linears], batches):
+    own = shared_out(batches, team, lambda batch: seen_of.pass_over(batch[1]))
+    for seen, mask, labels in _passes(model, [layer for _, layer in linears], own):
         values = {}
         for number, (name, layer) in enumerate(linears):
             if layer not in seen:  # nothing depends on it
@@ -151,27 +157,13 @@ def information_importance(
             values[number], _ = _at_tokens(name, seen[layer], mask)
             _require_finite(name, values[number])
         seen_of.add(values, mask, labels)
+    seen_of.share(team, range(len(linears)))
     scores = seen_of.scores()
     found = {
         name: scores.get(number, torch.zeros(layer.in_features)).float()[None]
         for number, (name, layer) in enumerate(linears)
     }
     return WeightImportance(found), seen_of.words
-
-
-def _summed_loss(
-    task: Task, outputs: Tensor, inputs: Mapping[str, Tensor], labels: Tensor | None
-) -> Tensor:
-    losses = task.losses
-    if labels is None:
-        if not losses.own_targets_have_gradient:
-            raise StepFailed(
-                "importance taylor is the gradient of a loss on labels; without any a model's "
-                "outputs are compared with themselves, where that gradient is 0: use importance "
-                "activation, entropy or magnitude"
-            )
-        labels = losses.own_targets(outputs.detach(), inputs.get("attention_mask"))
-    return losses.on_labels(outputs, labels).total
 
 
 def _linears(model: TorchModel) -> list[tuple[str, nn.Linear]]:
@@ -237,12 +229,10 @@ def _watching(layers: Sequence[nn.Linear]) -> Iterator[dict[nn.Module, list[Tens
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.setdefault(layer, []).append(inputs[0])
 
-    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(keep))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

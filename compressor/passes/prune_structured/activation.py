@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -55,27 +55,29 @@ def activation_scores(
     return UnitScores(tuple(scores[0::2]), tuple(scores[1::2]))
 
 
-def block_influences(encoder: Encoder, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
+def block_influences(
+    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], team: Team = ALONE
+) -> Tensor:
     """Return how far each layer turns the hidden states, shape `(layers,)`, float64 on the CPU.
 
     It is one minus the cosine of a token's hidden state before and after the layer, averaged over
     all tokens without padding; a layer near 0 does little.
 
-    `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
-    `StepFailed` when there are none, or a hidden state is not finite.
+    `batches` are inputs of the model by name, those of each process of a `team`; the model is put
+    into evaluation mode. Raises `StepFailed` when there are none, or a hidden state is not finite.
 
     Ref: Men et al. 2024, arXiv:2403.03853, eq. 1.
     """
     layers = list(encoder.layer_list)
     sums, num_tokens = torch.zeros(len(layers), dtype=torch.float64), 0
-    for seen, inputs in watched_passes(encoder.module, layers, batches):
+    for seen, inputs in watched_passes(encoder.module, layers, batches, team):
         for index, layer in enumerate(layers):
             [(before, after)] = seen[layer]
             mask = token_mask(inputs, *before.shape[:2]).to(before.device)
             cosines = functional.cosine_similarity(before.double(), after.double(), dim=-1)
             sums[index] += (1 - cosines)[mask].sum().cpu()
         num_tokens += int(mask.sum())
-    influences = sums / num_tokens
+    influences = team.total(sums) / int(team.total(torch.tensor(num_tokens)))
     if not influences.isfinite().all():
         broken = (~influences.isfinite()).nonzero()[0].item()
         raise StepFailed(
@@ -122,9 +124,7 @@ def _watching(watched: Sequence[nn.Module]) -> Iterator[_Seen]:
         first = output[0] if isinstance(output, tuple) else output
         seen.setdefault(part, []).append((inputs[0], first))
 
-    hooks = [part.register_forward_hook(keep) for part in watched]
-    try:
+    with ExitStack() as hooks:
+        for part in watched:
+            hooks.enter_context(part.register_forward_hook(keep))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

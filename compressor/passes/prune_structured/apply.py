@@ -7,7 +7,7 @@ Both methods are goals with one verb, `prune_to`: `_Ratios` removes the units of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
 from compressor.models.families.prunable import (
     no_reconstruction,
@@ -40,11 +41,7 @@ from compressor.passes.prune_structured.budget import (
     encoder_cost,
     units_to_remove,
 )
-from compressor.passes.prune_structured.calibration_batches import (
-    LabelledInputs,
-    batches_of,
-    calibration_batches,
-)
+from compressor.passes.prune_structured.calibration_batches import batches_of
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
 from compressor.passes.prune_structured.few_rows import RowsRead, each_batch, read_rows
 from compressor.passes.prune_structured.fisher import fisher_scores
@@ -63,6 +60,7 @@ from compressor.passes.prune_structured.latency_table import (
     given_table,
     latency_of_sub_layers,
 )
+from compressor.passes.prune_structured.least_squares import RidgeChoice
 from compressor.passes.prune_structured.reconstruct import (
     CalibrationInputs,
     most_unknowns,
@@ -78,7 +76,6 @@ from compressor.passes.prune_structured.unit_removal import (
 )
 from compressor.passes.recovery import RecoveryTraining, look_at_recovery
 from compressor.progress import SILENT
-from compressor.tasks import Task
 from compressor.training.layer_map import chosen_layers
 from compressor.training.schedules import cubic_sparsity
 from compressor.training.together import in_all_processes
@@ -296,8 +293,9 @@ def _layers_that_stay(
         return tuple(range(wanted))
     if settings.layer_choice == "every_other":
         return with_first_layer(encoder, chosen_layers(wanted, depth))
-    batches = _batches(model, settings, context, "measuring layers")
-    influences = block_influences(encoder, (inputs for inputs, _ in batches))
+    run = lent_run(context, "measuring layers")
+    rows = context.calibration, settings.calibration_rows
+    influences = in_all_processes(run, influences_of_layers, model, *rows, run)
     by_layer = ", ".join(f"{value:.3f}" for value in influences.tolist())
     context.note(f"block influence by layer: {by_layer}")
     if encoder.parts.first_layer_stays is not None:
@@ -325,18 +323,20 @@ def _drop_by_loss(
     return tuple(kept)
 
 
+def influences_of_layers(
+    model: TorchModel, dataset: Dataset, most_rows: int, run: TrainingRun
+) -> Tensor:
+    """Return how far each layer turns hidden states; each process of `run` measures its rows."""
+    batches = batches_of(model, dataset, most_rows, run)
+    return block_influences(find_encoder(model.module), (inputs for inputs, _ in batches), run.team)
+
+
 def losses_without_layers(
     model: TorchModel, dataset: Dataset, most_rows: int, run: TrainingRun
 ) -> Tensor:
     """Return the loss without each layer, of which each process of `run` measures its rows."""
     batches = list(batches_of(model, dataset, most_rows, run))
     return layer_losses(find_encoder(model.module), batches, model.task, run.team)
-
-
-def _batches(
-    model: TorchModel, settings: Settings, context: PassContext, description: str
-) -> Iterator[LabelledInputs]:
-    return calibration_batches(model, settings.calibration_rows, context, description)
 
 
 class Goals(Protocol):
@@ -458,35 +458,34 @@ def _score(
         return random_scores(encoder.layers, context.seed)
     if settings.importance in ("magnitude", "magnitude_l1"):
         return magnitude_scores(encoder.layers, order=1 if settings.importance[-1] == "1" else 2)
-    description = "measuring heads and neurons"
-    if settings.importance in ("taylor", "activation"):
-        run = lent_run(context, description)
-        return in_all_processes(run, unit_scores, settings, model, context.calibration, run)
-    batches = _batches(model, settings, context, description)
-    if settings.importance in ("entropy", "mutual_information"):
-        num_rows = min(settings.calibration_rows, len(context.calibration))
-        scores, words = information_scores(
-            encoder, batches, settings.importance, num_rows, context.seed
-        )
+    run = lent_run(context, "measuring heads and neurons")
+    scores, words = in_all_processes(run, unit_scores, settings, model, context.calibration, run)
+    if words is not None:
         context.note(words)
-        return scores
-    unlabelled = (inputs for inputs, _ in batches)
-    return fisher_scores(encoder, unlabelled, model.task, seed=context.seed)
+    return scores
 
 
 def unit_scores(
     settings: PruneByScores, model: TorchModel, dataset: Dataset, run: TrainingRun
-) -> UnitScores:
-    """Return sums over rows, of which each process of `run` measures its own.
+) -> tuple[UnitScores, str | None]:
+    """Return what ranks units, of which each process of `run` measures its own rows.
 
-    Those of other importances draw signs or tokens batch by batch, so the first process measures
-    them alone.
+    With the second result words for the report, where there are any. Where signs or tokens are
+    drawn batch by batch, each process is given all batches, and draws for the others too.
     """
-    encoder = find_encoder(model.module)
-    batches = batches_of(model, dataset, settings.calibration_rows, run)
-    if settings.importance == "taylor":
-        return taylor_scores(encoder, batches, model.task, run.team)
-    return activation_scores(encoder, (inputs for inputs, _ in batches), run.team)
+    encoder, most_rows = find_encoder(model.module), settings.calibration_rows
+    kind = settings.importance
+    if kind in ("taylor", "activation"):
+        batches = batches_of(model, dataset, most_rows, run)
+        if kind == "taylor":
+            return taylor_scores(encoder, batches, model.task, run.team), None
+        return activation_scores(encoder, (inputs for inputs, _ in batches), run.team), None
+    batches = batches_of(model, dataset, most_rows, run, of_all=True)
+    if kind == "entropy" or kind == "mutual_information":
+        num_rows = min(most_rows, len(dataset))
+        return information_scores(encoder, batches, kind, num_rows, run.seed, run.team)
+    unlabelled = (inputs for inputs, _ in batches)
+    return fisher_scores(encoder, unlabelled, model.task, seed=run.seed, team=run.team), None
 
 
 @dataclass(frozen=True)
@@ -494,7 +493,7 @@ class Reconstruction:
     """What pruning has to reach, and the model before it, which teaches every sub-layer."""
 
     settings: PruneByReconstruction
-    teacher: Encoder
+    teacher: TorchModel
     rows: RowsRead
     cost_of: CostMeter
     freedom: Freedom
@@ -515,8 +514,7 @@ class Reconstruction:
         freedom = _freedom(settings, context.device.type)
         check_ratio(cost, settings.ratio, freedom)
         rows.tell(context)
-        teacher = find_encoder(model.clone().module)
-        return cls(settings, teacher, rows, cost_of, freedom, cost.total)
+        return cls(settings, model.clone(), rows, cost_of, freedom, cost.total)
 
     @property
     def removes_units(self) -> bool:
@@ -528,22 +526,20 @@ class Reconstruction:
     ) -> None:
         """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
         settings, calibration = self.settings, self.rows.inputs
-        scores = self._scores(encoder, model.task, context)
+        few = self.rows.are_few
+        run = lent_run(context, "measuring heads and neurons")
+        sent = calibration.to_send(run.team)
+        scores = in_all_processes(run, compared_units, model, sent, few, run)
         budget = (1 - progress * settings.ratio) * self.cost_before
         heads, neurons = units_to_remove(scores, self.cost_of(encoder.layers), budget, self.freedom)
         prune_heads(encoder, heads)
         prune_neurons(encoder, neurons)
-        passes = 2 * len(encoder.layers) * len(calibration)
-        with context.progress.bar("fitting sub-layers", passes) as advance:
-            choices = reconstruct(
-                encoder,
-                self.teacher,
-                calibration,
-                ridge=settings.ridge,
-                advance=advance,
-                leaves_out=self.rows.are_few,
-                refits_inputs=settings.refit_inputs,
-            )
+        run = lent_run(context, "fitting sub-layers")
+        if few:  # each row says how well all others foretell it
+            run = replace(run, team=ALONE)
+        ends = model, self.teacher
+        fit = settings.ridge, few, settings.refit_inputs
+        choices = in_all_processes(run, fitted_units, *ends, sent, *fit, run)
         left = self.cost_of(encoder.layers).total / self.cost_before
         context.note(
             f"encoder {_NAMES[settings.target]} left: {100 * left:.1f}%; {self.rows.summary}"
@@ -551,17 +547,45 @@ class Reconstruction:
         if progress == 1:
             self.rows.record(settings.ridge, choices, context)
 
-    def _scores(self, encoder: Encoder, task: Task, context: PassContext) -> UnitScores:
-        """Score heads and neurons, by Fisher information where rows are few.
 
-        On few rows most units seem free to go, as others make up for them there by chance.
-        """
-        calibration = self.rows.inputs
-        with context.progress.bar("measuring heads and neurons", len(calibration)) as advance:
-            batches = each_batch(calibration, advance)
-            if self.rows.are_few:
-                return fisher_scores(encoder, batches, task, seed=context.seed)
-            return compensated_scores(encoder, batches, task, seed=context.seed)
+def compared_units(
+    model: TorchModel, inputs: CalibrationInputs, few: bool, run: TrainingRun
+) -> UnitScores:
+    """Score heads and neurons, by Fisher information where rows are few.
+
+    On few rows most units seem free to go, as others make up for them there by chance. Each process
+    of `run` measures its own batches.
+    """
+    encoder, inputs = find_encoder(model.module), inputs.received(run)
+    with run.progress.bar(run.description, len(inputs)) as advance:
+        batches = each_batch(inputs, advance)
+        scores = fisher_scores if few else compensated_scores
+        return scores(encoder, batches, model.task, seed=run.seed, team=run.team)
+
+
+def fitted_units(
+    model: TorchModel,
+    teacher: TorchModel,
+    inputs: CalibrationInputs,
+    ridge: float,
+    few: bool,
+    refits_inputs: bool,
+    run: TrainingRun,
+) -> dict[str, RidgeChoice]:
+    """Fit the output projections of `model`, in place, in each process of `run` alike."""
+    encoder, inputs = find_encoder(model.module), inputs.received(run)
+    own = range(run.team.rank, len(inputs), run.team.size)
+    with run.progress.bar(run.description, 2 * len(encoder.layers) * len(own)) as advance:
+        return reconstruct(
+            encoder,
+            find_encoder(teacher.module),
+            inputs,
+            ridge=ridge,
+            advance=advance,
+            leaves_out=few,
+            refits_inputs=refits_inputs,
+            team=run.team,
+        )
 
 
 def _read_rows(

@@ -8,7 +8,7 @@ one after another, each time those that cost least after the best correction of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.families.layers import Attention, Encoder
 from compressor.passes.prune_structured.fisher import (
     Call,
     Part,
+    examples_of_all,
     gradients_at_outputs,
     output_of,
     parts_of,
@@ -28,6 +30,9 @@ from compressor.passes.prune_structured.fisher import (
 from compressor.passes.prune_structured.importance import UnitScores
 from compressor.tasks import Task
 
+# The size of a batch, and what happened at the output projections.
+Measured = tuple[int, dict[nn.Linear, list[Call]]]
+
 _NEURONS_AT_ONCE = 16  # that leave before the others are compared again
 _ROUNDS = 8  # of neurons that leave, between copies without those that left
 _DAMPING = 1e-3  # of the mean diagonal of the inputs' second moments
@@ -35,7 +40,12 @@ _FLOOR = 0.1  # weight of a token that no prediction depends on, where the mean 
 
 
 def compensated_scores(
-    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
+    encoder: Encoder,
+    batches: Iterable[Mapping[str, Tensor]],
+    task: Task,
+    *,
+    seed: int = 0,
+    team: Team = ALONE,
 ) -> UnitScores:
     """Return what each unit costs at the moment it leaves, in the KL divergence of the predictions.
 
@@ -45,15 +55,16 @@ def compensated_scores(
     second moment of that gradient. So costs compare across layers and between heads and neurons.
     Padding is left out. Memory is that of `H`: `(neurons + 1)^2` numbers of 8 bytes a layer.
 
-    `batches` are inputs of the model by name. Raises `StepFailed` when there are none, something is
-    not finite, or no prediction depends on any layer.
+    `batches` are inputs of the model by name, of which each process of a `team` measures its own.
+    Raises `StepFailed` when there are none, something is not finite, or no prediction depends on
+    any layer.
 
     Ref: Hassibi & Stork 1992 (optimal brain surgeon); Martens & Grosse 2015, arXiv:1503.05671 (the
     factors); Kurtic et al. 2023, arXiv:2302.04089 (heads and neurons of encoders).
     """
     parts = parts_of(encoder.layers)
     known = [part for part in parts if part is not None]
-    moments = _measure(encoder.module, known, batches, task, seed)
+    moments = _measure(encoder.module, known, batches, task, seed, team)
     for part, found in moments.items():
         require_finite(parts, part, found.inputs)
         require_finite(parts, part, found.gradients)
@@ -165,20 +176,70 @@ def _measure(
     batches: Iterable[Mapping[str, Tensor]],
     task: Task,
     seed: int,
+    team: Team,
 ) -> dict[Part, Moments]:
     """Return the moments around each output projection, in one pass over `batches`."""
     moments = {part: _no_moments(output_of(part)) for part in parts}
     num_examples = 0
-    for size, calls in gradients_at_outputs(module, parts, batches, task, seed):
+    own = gradients_at_outputs(module, parts, batches, task, seed, team)
+    for size, calls in _in_turn(own, moments, team):
         for part, found in moments.items():
             for call in calls[output_of(part)]:
                 _add(found, call)
         num_examples += size
+    num_examples = examples_of_all(num_examples, team)
     for found in moments.values():
+        found.inputs, found.gradients = team.total(found.inputs), team.total(found.gradients)
         trace = found.gradients.diagonal().sum()
         found.inputs /= num_examples
         found.gradients /= torch.where(trace == 0, 1.0, trace)
     return moments
+
+
+def _in_turn(
+    own: Iterator[Measured], moments: Mapping[Part, Moments], team: Team
+) -> Iterator[Measured]:
+    """Yield `own`, while `squares` and `num_tokens` are what one process would have until then.
+
+    The weight of a token depends on them, so processes tell each other, batch by batch.
+    """
+    if team.is_alone:
+        yield from own
+        return
+    while True:
+        found = next(own, None)
+        given = torch.stack(team.gathered(_squares_of(found, moments)))  # (processes, 1 + parts, 2)
+        if not given[:, 0].any():
+            return
+        start = [(part.squares, part.num_tokens) for part in moments.values()]
+        before, after = given[: team.rank].sum(dim=0), given.sum(dim=0)  # (1 + parts, 2)
+        if found is not None:
+            _move(moments, start, before)
+            yield found
+        _move(moments, start, after)
+
+
+def _squares_of(found: Measured | None, moments: Mapping[Part, Moments]) -> Tensor:
+    """Return the sum of squared gradients of a batch and its tokens, shape `(1 + parts, 2)`.
+
+    The first row says whether there is a batch.
+    """
+    sums = torch.zeros(1 + len(moments), 2, dtype=torch.float64)
+    if found is None:
+        return sums
+    sums[0] = 1
+    for row, part in enumerate(moments, start=1):
+        for call in found[1][output_of(part)]:
+            squares = [each[call.mask].double().square().sum() for each in call.gradients]
+            sums[row] += torch.tensor([float(sum(squares)), float(call.mask.sum())])
+    return sums
+
+
+def _move(moments: Mapping[Part, Moments], start: Sequence[tuple[float, int]], by: Tensor) -> None:
+    for part, (squares, num_tokens), (more, tokens) in zip(
+        moments.values(), start, by[1:].tolist(), strict=True
+    ):
+        part.squares, part.num_tokens = squares + more, num_tokens + int(tokens)
 
 
 def _no_moments(linear: nn.Linear) -> Moments:

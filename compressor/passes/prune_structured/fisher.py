@@ -11,14 +11,16 @@ cosine similarity to the model's own vector falls.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.families.layers import Attention, Encoder, EncoderLayer, FeedForward
+from compressor.passes.prune_structured.calibration_batches import shared_out
 from compressor.passes.prune_structured.importance import UnitScores
 from compressor.tasks import Task
 
@@ -26,7 +28,12 @@ Part = Attention | FeedForward
 
 
 def fisher_scores(
-    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
+    encoder: Encoder,
+    batches: Iterable[Mapping[str, Tensor]],
+    task: Task,
+    *,
+    seed: int = 0,
+    team: Team = ALONE,
 ) -> UnitScores:
     """Return the mean over examples of the diagonal Fisher information of each unit's mask.
 
@@ -37,8 +44,9 @@ def fisher_scores(
     For vectors it is the squared derivative of the vector of length 1, estimated by 2 of them.
     Padding counts nothing, because no logit depends on it.
 
-    `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
-    `StepFailed` when there are none, or something is not finite.
+    `batches` are inputs of the model by name, of which each process of a `team` measures its own;
+    the model is put into evaluation mode. Raises `StepFailed` when there are none, or something is
+    not finite.
 
     Ref: Kwon et al. 2022, arXiv:2204.09656, section 4 (there on labels); Park et al. 2024,
     arXiv:2308.03449 (on the model's own softened predictions).
@@ -46,10 +54,12 @@ def fisher_scores(
     parts = parts_of(encoder.layers)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
     num_examples = 0
-    for size, calls in gradients_at_outputs(encoder.module, list(sums), batches, task, seed):
+    for size, calls in gradients_at_outputs(encoder.module, list(sums), batches, task, seed, team):
         for part, total in sums.items():
             total += _squared_mask_gradients(part, calls[output_of(part)])
         num_examples += size
+    sums = {part: team.total(total) for part, total in sums.items()}
+    num_examples = examples_of_all(num_examples, team)
     for part, total in sums.items():
         require_finite(parts, part, total)
     none = torch.zeros(0, dtype=torch.float64)
@@ -76,30 +86,43 @@ def gradients_at_outputs(
     batches: Iterable[Mapping[str, Tensor]],
     task: Task,
     seed: int,
+    team: Team = ALONE,
 ) -> Iterator[tuple[int, dict[nn.Linear, list[Call]]]]:
     """Yield for each batch its size and what happened at the output projections of `parts`.
+
+    Of a `team` each process has its own batches, and draws what the others draw for theirs.
 
     The squared gradients of an example add up to the Fisher information of its softened prediction.
     A projection has several calls where its layer computes tokens in chunks, or is run again.
     """
     generator = torch.Generator().manual_seed(seed)
     module.eval()
-    num_examples = 0
-    for inputs in batches:
+    of_others: list[Mapping[str, Tensor]] = []
+    for inputs in shared_out(batches, team, of_others.append):
         with _watched([output_of(part) for part in parts]) as seen, torch.enable_grad():
-            probes = list(_probes(module, inputs, task, generator))
+            outputs = _outputs_of(module, inputs, task)
+            for other in of_others:
+                _draw(outputs, inputs, other, task, generator)
+            of_others.clear()
+            mask = inputs.get("attention_mask")
+            probes = list(task.losses.fisher_probes(outputs, mask, generator))
             flat = [output for uses in seen.values() for _, output in uses]
             rows = [torch.autograd.grad(probe, flat, retain_graph=True) for probe in probes]
         of_output = dict(zip(flat, zip(*rows, strict=True), strict=True))
         size = len(next(iter(inputs.values())))
-        num_examples += size
         calls = {linear: _calls(uses, of_output, inputs) for linear, uses in seen.items()}
         # They hold the graph of this batch, which would be alive during the next forward pass.
-        del probes, flat, rows, of_output, seen
+        del outputs, probes, flat, rows, of_output, seen
         yield size, calls
         del calls
-    if num_examples == 0:
+
+
+def examples_of_all(own: int, team: Team) -> int:
+    """Return how many examples all processes measured on; raises `StepFailed` for none."""
+    found = int(team.total(torch.tensor(own)))
+    if found == 0:
         raise StepFailed("measuring heads and neurons needs at least one example, got none")
+    return found
 
 
 def parts_of(layers: Sequence[EncoderLayer]) -> list[Part | None]:
@@ -142,12 +165,10 @@ def _watched(
         seen.setdefault(linear, []).append((inputs[0].detach(), output))
         return output
 
-    hooks = [linear.register_forward_hook(collect) for linear in linears]
-    try:
+    with ExitStack() as hooks:
+        for linear in linears:
+            hooks.enter_context(linear.register_forward_hook(collect))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _calls(
@@ -183,17 +204,33 @@ def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -
     return mask.bool().repeat(1, num_tokens // mask.shape[1])
 
 
-def _probes(
-    module: nn.Module, inputs: Mapping[str, Tensor], task: Task, generator: torch.Generator
-) -> Iterator[Tensor]:
-    outputs = task.output_of(module(**inputs))
+def _outputs_of(module: nn.Module, inputs: Mapping[str, Tensor], task: Task) -> Tensor:
+    outputs: Tensor = task.output_of(module(**inputs))
     if not outputs.isfinite().all():
         raise StepFailed(
             "the model's predictions on the calibration split are not finite, so nothing can be "
             "measured; its weights are broken, check the checkpoint or the training before this "
             "step"
         )
-    yield from task.losses.fisher_probes(outputs, inputs.get("attention_mask"), generator)
+    return outputs
+
+
+def _draw(
+    outputs: Tensor,
+    inputs: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    task: Task,
+    generator: torch.Generator,
+) -> None:
+    """Draw what another process draws for the batch `other`; `outputs` are those for `inputs`."""
+    own, its = next(iter(inputs.values())).shape, next(iter(other.values())).shape
+    shape = [its[0], *outputs.shape[1:]]
+    if outputs.dim() == 3:  # of tokens
+        assert outputs.shape[1] == own[1]
+        shape[1] = its[1]
+    blank = torch.zeros(shape, device=outputs.device)
+    for _ in task.losses.fisher_probes(blank, other.get("attention_mask"), generator):
+        pass
 
 
 def _squared_mask_gradients(part: Part, calls: Sequence[Call]) -> Tensor:

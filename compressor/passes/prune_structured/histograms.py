@@ -7,13 +7,14 @@ rows, so what an estimate is off by, because rows are few, is about the same for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from compressor.errors import StepFailed
+from compressor.machine.team import Team
 from compressor.passes.base import FEWEST_TO_COUNT, too_few_to_count
 from compressor.tasks.outputs import UNLABELLED
 from compressor.words import counted
@@ -55,7 +56,7 @@ class Observations:
                     "importance entropy"
                 )
             if labels.dim() == 2:
-                self._add_tokens(values, labels, len(mask))
+                self._add_tokens(values, labels)
                 return
             kept = labels.cpu() != UNLABELLED
             self._labels.append(labels.cpu()[kept])
@@ -68,10 +69,25 @@ class Observations:
                 means = (by_token * counts).sum(dim=1) / counts.sum(dim=1)
             self._values.setdefault(number, []).append(means.float().cpu()[kept])
 
-    def _add_tokens(self, values: Mapping[int, Tensor], labels: Tensor, batch_size: int) -> None:
-        places = (labels.cpu() != UNLABELLED).nonzero()  # (labelled tokens, 2)
-        most = math.ceil(_MOST_TOKENS * batch_size / self._num_rows)
-        places = places[torch.randperm(len(places), generator=self._generator)[:most]]
+    def pass_over(self, labels: Tensor | None) -> None:
+        """Draw what `add` would draw for a batch that another process takes in."""
+        if self.kind == "mutual_information" and labels is not None and labels.dim() == 2:
+            self._drawn(labels)
+
+    def share(self, team: Team, numbers: Iterable[int]) -> None:
+        """Take in what the other processes of a `team` did, of the parts of these `numbers`."""
+        self._values = {number: _of_all(team, self._values.get(number, [])) for number in numbers}
+        self._values = {number: parts for number, parts in self._values.items() if parts}
+        self._labels = _of_all(team, self._labels)
+
+    def _drawn(self, labels: Tensor) -> Tensor:
+        """Return places of labelled tokens, shape `(tokens, 2)`."""
+        places = (labels.cpu() != UNLABELLED).nonzero()
+        most = math.ceil(_MOST_TOKENS * len(labels) / self._num_rows)
+        return places[torch.randperm(len(places), generator=self._generator)[:most]]
+
+    def _add_tokens(self, values: Mapping[int, Tensor], labels: Tensor) -> None:
+        places = self._drawn(labels)
         rows, tokens = places[:, 0], places[:, 1]
         self._labels.append(labels.cpu()[rows, tokens])
         for number, given in values.items():
@@ -113,6 +129,14 @@ class Observations:
     def _size(self) -> int:
         parts: Sequence[Tensor] = next(iter(self._values.values()), [])
         return sum(map(len, parts))
+
+
+def _of_all(team: Team, own: Sequence[Tensor]) -> list[Tensor]:
+    """Return what all processes have of something, the parts of which are joined by rows."""
+    if team.is_alone:
+        return list(own)
+    joined = torch.cat(list(own)) if own else torch.zeros(0)
+    return [found for found in team.gathered(joined) if len(found)]
 
 
 def _once_a_token(values: Tensor, num_tokens: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ from compressor.models.families.layers import (
     Rows,
     only_layers,
 )
-from compressor.passes.prune_structured.calibration_batches import LabelledInputs
+from compressor.passes.prune_structured.calibration_batches import LabelledInputs, summed_loss
 from compressor.tasks import Task
 from compressor.words import counted
 
@@ -242,12 +242,10 @@ def _gates_of(part: Attention | FeedForward | None) -> _Gates | None:
 
 @contextmanager
 def _hooked(gates: Sequence[_Gates | None]) -> Iterator[None]:
-    hooks = [gate.linear.register_forward_pre_hook(gate.multiply) for gate in gates if gate]
-    try:
+    with ExitStack() as hooks:
+        for gate in filter(None, gates):
+            hooks.enter_context(gate.linear.register_forward_pre_hook(gate.multiply))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _sum_of_gate_gradients(
@@ -277,17 +275,9 @@ def _gate_gradients(
     for gate in gates:
         if gate:
             gate.values = None
-    losses, outputs = task.losses, task.output_of(module(**inputs))
-    if labels is None:
-        if not losses.own_targets_have_gradient:
-            raise StepFailed(
-                "Taylor importance is the gradient of a loss on labels; without any a model's "
-                "outputs are compared with themselves, where that gradient is 0: use importance "
-                "fisher, activation or magnitude"
-            )
-        labels = losses.own_targets(outputs.detach(), inputs.get("attention_mask"))
+    outputs = task.output_of(module(**inputs))
     # Summed, not averaged, so that each row of a gate's gradient is its own example's.
-    loss = losses.on_labels(outputs, labels).total
+    loss = summed_loss(task, outputs, inputs, labels)
     wanted = [gate.values for gate in gates if gate and gate.values is not None]
     found = iter(torch.autograd.grad(loss, wanted))
     return [

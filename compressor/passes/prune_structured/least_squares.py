@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.machine.team import Team
 from compressor.models.families.layers import ConstantOutput
 
 _RIDGE_OF_INPUTS = 1e-2  # of the map from what a student reads to what its teacher reads
@@ -45,6 +46,11 @@ class NormalEquations:
         self.gram += rows.T @ rows
         self.moments += rows.T @ targets.double()
         self.num_rows += len(inputs)
+
+    def add_up(self, team: Team) -> None:
+        """Take the sums of all processes of a `team` together."""
+        self.gram, self.moments = team.total(self.gram), team.total(self.moments)
+        self.num_rows = int(team.total(torch.tensor(self.num_rows)))
 
     def require_finite(self) -> None:
         """Raise `StepFailed` when a sum is not finite."""
@@ -123,6 +129,10 @@ class Correction:
         if self._leaves_out:
             self._kept.append((inputs, missing, rows))
 
+    def add_up(self, team: Team) -> None:
+        """Count in what the other processes of a `team` counted in."""
+        self._equations.add_up(team)
+
     @torch.no_grad()
     def solve(self, ridge: float) -> RidgeChoice | None:
         """Add the correction to the weights, and return the ridge if it was chosen here.
@@ -173,6 +183,10 @@ class InputCorrection:
     def add(self, read: Tensor, wanted: Tensor) -> None:
         """Count in what is read and what should be in its place, both `(tokens, in_features)`."""
         self._equations.add(read, wanted - read)
+
+    def add_up(self, team: Team) -> None:
+        """Count in what the other processes of a `team` counted in."""
+        self._equations.add_up(team)
 
     @torch.no_grad()
     def solve(self) -> None:

@@ -45,13 +45,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.families.layers import Attention, ConstantOutput, Encoder, EncoderLayer
 from compressor.passes.prune_structured.fisher import token_mask
 from compressor.passes.prune_structured.layerwise import (
@@ -65,6 +66,7 @@ from compressor.passes.prune_structured.least_squares import (
     InputCorrection,
     RidgeChoice,
 )
+from compressor.training.training_run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class CalibrationInputs:
     num_tokens: int  # without padding
     num_distinct_tokens: int  # without padding, of those rows
     numbers: tuple[tuple[int, ...], ...]  # of the rows of each batch; copies have the same one
+    held: tuple[dict[str, Tensor], ...] | None = None  # on the way to other processes
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -88,6 +91,24 @@ class CalibrationInputs:
         if not 0 <= batch < self.num_batches:
             raise IndexError(batch)
         return self.files.get("inputs", batch)
+
+    def to_send(self, team: Team) -> CalibrationInputs:
+        """Return inputs that other processes of a `team` can be sent; alone, these."""
+        if team.is_alone:
+            return self
+        held = tuple(
+            {name: value.cpu() for name, value in self[batch].items()} for batch in range(len(self))
+        )
+        return replace(self, held=held)
+
+    def received(self, run: TrainingRun) -> CalibrationInputs:
+        """Return the inputs that `to_send` gave where they are used, in files of this process."""
+        if self.held is None or run.team.leads:
+            return self
+        files = TensorFiles(run.work_dir / "calibration", run.device)
+        for batch, inputs in enumerate(self.held):
+            files.put("inputs", batch, inputs)
+        return replace(self, files=files, held=None)
 
     def rows_of(self, batch: int, mask: Tensor) -> Tensor:
         """Return the number of the distinct row that each token under `mask` is of.
@@ -124,6 +145,7 @@ def reconstruct(
     advance: Callable[[], object],
     leaves_out: bool = False,
     refits_inputs: bool = False,
+    team: Team = ALONE,
 ) -> dict[str, RidgeChoice]:
     """Fit every output projection of `student`, in place, to what `teacher` computes.
 
@@ -135,7 +157,7 @@ def reconstruct(
     With `leaves_out`, for few rows, each sub-layer has a ridge of its own, no less than `ridge`:
     the one with which rows that were left out of the fit come out best. Where they come out best
     without a fit, the sub-layer stays as it is. The result says what was chosen, by the name of the
-    sub-layer.
+    sub-layer. Each process of a `team` runs its own batches, and all solve the sums of them.
 
     Layers that are run again and again are fitted once, to the sum of what all runs of them are to
     compute; each run is given what the teacher gives it.
@@ -149,7 +171,7 @@ def reconstruct(
     student.module.eval()
     teacher.module.eval()
     refits_inputs = refits_inputs and not leaves_out
-    work = _Work(student, teacher, calibration, ridge, advance, leaves_out, refits_inputs)
+    work = _Work(student, teacher, calibration, ridge, advance, leaves_out, refits_inputs, team)
     is_repeated = student.parts.repeated is not None
     for index in range(len(student.layer_list)):
         if is_repeated:
@@ -172,6 +194,7 @@ class _Work:
     advance: Callable[[], object]
     leaves_out: bool
     refits_inputs: bool
+    team: Team
     choices: dict[str, RidgeChoice] = field(default_factory=dict)
 
     def fit_attention(self, index: int) -> None:
@@ -181,7 +204,7 @@ class _Work:
         teaching = self.teacher.layers[index].feed_forward if self.refits_inputs else None
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.attention.output)
-        for batch in range(len(self.calibration)):
+        for batch in self._batches():
             with _inputs_of(None if teaching is None else teaching.ffn_in) as read:
                 target = self._run(self.teacher, "teacher", index, batch)
             assert target.feed_forward is not None
@@ -201,14 +224,14 @@ class _Work:
             self._refit_feed_forward(index)
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.feed_forward.ffn_out)
-        for batch in range(len(self.calibration)):
+        for batch in self._batches():
             trace = self._run(self.student, "student", index, batch, is_stored=True)
             assert trace.feed_forward is not None
             total = files.get("target", batch)["total"]
             self._add(fit, trace.feed_forward, total, batch)
             self.advance()
         self._solve(fit, f"the feed-forward network of layer {index}")
-        for batch in range(len(self.calibration)):
+        for batch in self._batches():
             output = self._run(self.student, "student", index, batch, is_stored=True).output
             assert output is not None
             files.put("student", batch, {"hidden": output})
@@ -220,7 +243,7 @@ class _Work:
         fit = self._correction(
             index, parts.attention.output if is_first else parts.feed_forward.ffn_out
         )
-        for batch in range(len(self.calibration)):
+        for batch in self._batches():
             inputs = self.calibration[batch]
             for hidden, target in self._runs_of_teacher(index, inputs):
                 trace = run_layer(self.student, index, inputs, hidden, attention_only=is_first)
@@ -248,7 +271,7 @@ class _Work:
         if own is None or other is None or not (linears := _readers(own)):
             return
         fit = InputCorrection(linears)
-        for batch in range(len(self.calibration)):
+        for batch in self._batches():
             with _inputs_of(own.value) as read, _inputs_of(other.value) as wanted:
                 self._run(self.student, "student", index, batch, attention_only=True)
                 self._run(self.teacher, "teacher", index, batch, attention_only=True)
@@ -263,7 +286,7 @@ class _Work:
         fit = InputCorrection(
             [rows.owner for rows in own.rows if isinstance(rows.owner, nn.Linear)]
         )
-        for batch in range(len(self.calibration)):
+        for batch in self._batches():
             with _inputs_of(own.ffn_in) as read:
                 self._run(self.student, "student", index, batch, is_stored=True)
             wanted = self.calibration.files.get("target", batch)["reads"]
@@ -273,6 +296,10 @@ class _Work:
     def _add_inputs(self, fit: InputCorrection, read: Tensor, wanted: Tensor, batch: int) -> None:
         mask = token_mask(self.calibration[batch], *read.shape[:2]).to(read.device)
         fit.add(read[mask], wanted[mask])
+
+    def _batches(self) -> range:
+        """Return the numbers of this process's batches."""
+        return range(self.team.rank, len(self.calibration), self.team.size)
 
     def _run(
         self,
@@ -304,6 +331,7 @@ class _Work:
 
     def _solve(self, fit: Correction | InputCorrection, place: str) -> None:
         try:
+            fit.add_up(self.team)
             choice = fit.solve(self.ridge) if isinstance(fit, Correction) else fit.solve()
         except StepFailed as error:
             raise StepFailed(f"least squares of {place}: {error}") from error

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compressor.machine.launchers import Launch
+from compressor.machine.team import Team
 from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
@@ -149,6 +151,27 @@ def test_many_classes_are_estimated_from_projections_drawn_by_the_seed(make_enco
     expected = by_small_changes(encoder, 1, 5, "feed_forward", step=1e-2)
     # 60 x 8 projections: the standard error is near sqrt(2 / 480) = 6%
     assert float(torch.stack(draws).mean(dim=0)[8 + 64 + 5]) == pytest.approx(expected, rel=0.25)
+
+
+class Apart(Team):
+    """One of two processes, which adds nothing up with the other."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(Launch(rank, 2))
+
+    def total(self, value: Tensor) -> Tensor:
+        return value
+
+
+def test_processes_draw_for_their_examples_what_one_process_draws(make_encoder: EncoderMaker):
+    encoder = make_encoder("bert", num_labels=12)
+    own = find_encoder(encoder.module)
+    rows = [{name: value[i : i + 1] for name, value in encoder.inputs.items()} for i in range(3)]
+
+    expected = total(fisher_scores(own, rows, TASK))
+    first, second = (total(fisher_scores(own, rows, TASK, team=Apart(rank))) for rank in (0, 1))
+
+    torch.testing.assert_close((2 * first + second) / 3, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_no_examples_are_refused(make_encoder: EncoderMaker):
