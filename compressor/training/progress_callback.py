@@ -25,6 +25,7 @@ from compressor.training.sharding import own_part
 from compressor.training.snapshot import (
     Snapshot,
     Stateful,
+    divided_for,
     load_module_tensors,
     module_tensors,
 )
@@ -174,7 +175,7 @@ class StepWatcher(transformers.TrainerCallback):
     def put_result_in_place(self, module: nn.Module) -> None:
         """Give the model the weights that its training ends with."""
         if self.scores is not None and self.scores.best_weights:
-            module.load_state_dict(self.scores.best_weights)
+            module.load_state_dict(divided_for(self.scores.best_weights, module))
         elif self.average is not None:
             self.average.put_in_place()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.training.settings import TrainingSettings
+from compressor.training.sharding import whole_weights
 from compressor.words import counted
 
 _BEST = "best."
@@ -69,7 +70,7 @@ class Scores:
         self.taken.append((step, found))
         if self.settings.keeps_best and self.best[0] == step:
             self.best_weights = {
-                name: value.detach().cpu().clone() for name, value in module.state_dict().items()
+                name: value.cpu().clone() for name, value in whole_weights(module).items()
             }
         return found
 

@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 
 from compressor.errors import StepFailed
 from compressor.machine.team import Team
-from compressor.training.settings import TrainingSettings
 
 # What hooks of a module are kept in; a handle that removes one holds on to the mapping itself.
 _HOOKS = (
@@ -39,17 +38,13 @@ _HOOKS = (
 )
 
 
-def require_divisible(
-    settings: TrainingSettings, team: Team, *, has_after_step: bool, precision: str
-) -> None:
+def require_divisible(team: Team, *, has_after_step: bool, precision: str) -> None:
     """Raise `StepFailed` for a training that needs the whole model at once, where it is divided."""
     if not team.launch.sharded:
         return
     reason = None
     if has_after_step:
         reason = "weights are pruned or rounded between its steps"
-    elif settings.evaluations:
-        reason = "evaluations score it on the way"
     elif precision == "float16":
         reason = "float16 scales the loss by gradients of all of it; bfloat16 does not"
     if reason is not None:
@@ -151,6 +146,11 @@ class _Whole:
 def whole_tensor(value: Tensor) -> Tensor:
     """Return all of a tensor, of which this process may have a part; each process has to ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a module with all of each tensor; each process has to ask."""
+    return {name: whole_tensor(value.detach()) for name, value in module.state_dict().items()}
 
 
 def own_part(value: Tensor) -> Tensor:

@@ -148,15 +148,16 @@ def load_module_tensors(
     module: nn.Module, kept: Mapping[str, Stateful], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what `module_tensors` returned."""
-    module.load_state_dict(_divided(_below(_MODEL, tensors), module))
+    module.load_state_dict(divided_for(_below(_MODEL, tensors), module))
     for owner, something in kept.items():
         own = _below(f"{_KEPT}{owner}/", tensors)
         if isinstance(something, nn.Module):
-            own = _divided(own, something)
+            own = divided_for(own, something)
         something.load_state_dict(own)
 
 
-def _divided(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+def divided_for(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Return whole tensors divided as those of `module`; each process has to ask."""
     """Return tensors divided among processes as those of `module` are, where they are."""
     own = module.state_dict()
     return {name: divided_like(value, own.get(name, value)) for name, value in tensors.items()}

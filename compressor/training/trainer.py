@@ -45,7 +45,7 @@ from compressor.training.progress_callback import StepWatcher, TrainingFiles
 from compressor.training.schedules import decay_by_factor, named_schedule, total_steps
 from compressor.training.scores import PlateauRate, Scores
 from compressor.training.settings import TrainingSettings
-from compressor.training.sharding import divided, require_divisible, share_of
+from compressor.training.sharding import divided, require_divisible, share_of, whole_weights
 from compressor.training.snapshot import Stateful
 from compressor.training.training_run import (
     AfterStep,
@@ -148,7 +148,7 @@ def train(
         arguments = _arguments(settings, run, steps)
     precision = precision_on(settings, run.device)
     has_after_step = after_step is not None
-    require_divisible(settings, run.team, has_after_step=has_after_step, precision=precision)
+    require_divisible(run.team, has_after_step=has_after_step, precision=precision)
     goal = {**goal, "bfloat16": precision == "bfloat16"}
     scaler = None
     if precision == "float16":
@@ -247,11 +247,18 @@ def _scores(model: TorchModel, settings: TrainingSettings, run: TrainingRun) -> 
     if not settings.evaluations:
         return None
 
+    is_divided = run.team.launch.sharded
+    scored = model.clone() if is_divided and run.team.leads else model  # is whole all the time
+
     def score() -> float:
         with _random_state_kept(run.device):
-            return _scorer(run).score(model)
+            return _scorer(run).score(scored)
 
     def score_of_leader() -> float:
+        if is_divided:
+            weights = whole_weights(model.module)
+            if run.team.leads:
+                scored.module.load_state_dict(weights)
         return run.team.from_leader(score() if run.team.leads else 0.0)
 
     return Scores(settings, score_of_leader)

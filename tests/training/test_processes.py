@@ -49,7 +49,7 @@ def trained_by_two(folder: Path, *names: str, **variables: str) -> Path:
 
 
 ALIKE = [name for name in CASES if name not in ("killed", "resumed")]
-DIVIDED = ["AdamW", "layers"]
+DIVIDED = ["AdamW", "averages and scores", "layers"]
 
 
 @pytest.fixture(scope="module")

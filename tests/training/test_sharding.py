@@ -8,33 +8,30 @@ from torch import nn
 from compressor.errors import StepFailed
 from compressor.machine.launchers import Launch
 from compressor.machine.team import ALONE, Team
-from compressor.training.settings import FinetuneSettings
 from compressor.training.sharding import _layers, require_divisible
 
 DIVIDED = Team(Launch(0, 2, sharded=True))
-PLAIN = FinetuneSettings()
 
 
 @pytest.mark.parametrize(
-    ("settings", "has_after_step", "precision", "told"),
+    ("has_after_step", "precision", "told"),
     [
-        (PLAIN, True, "float32", "pruned or rounded between its steps"),
-        (FinetuneSettings(evaluations=2), False, "float32", "evaluations score it"),
-        (PLAIN, False, "float16", "bfloat16 does not"),
+        (True, "float32", "pruned or rounded between its steps"),
+        (False, "float16", "bfloat16 does not"),
     ],
 )
 def test_a_training_that_needs_the_whole_model_is_refused(
-    settings: FinetuneSettings, has_after_step: bool, precision: str, told: str
+    has_after_step: bool, precision: str, told: str
 ):
     given = {"has_after_step": has_after_step, "precision": precision}
-    require_divisible(settings, ALONE, **given)
-    require_divisible(settings, Team(Launch(0, 2)), **given)
+    require_divisible(ALONE, **given)
+    require_divisible(Team(Launch(0, 2)), **given)
     with pytest.raises(StepFailed, match=told):
-        require_divisible(settings, DIVIDED, **given)
+        require_divisible(DIVIDED, **given)
 
 
 def test_a_plain_training_can_be_divided():
-    require_divisible(PLAIN, DIVIDED, has_after_step=False, precision="bfloat16")
+    require_divisible(DIVIDED, has_after_step=False, precision="bfloat16")
 
 
 def test_the_layers_of_the_largest_list_are_gathered_one_by_one():
