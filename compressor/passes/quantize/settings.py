@@ -34,7 +34,7 @@ _RESCALES = RoundsAgain(
 )
 _KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 _KEPT_BY_AUTO = 2  # or about so many
-_MATRIX_BLOCK = 64  # weights of a column in four bits that share a factor
+_MATRIX_BLOCK: BlockSize = 64  # weights of a column in four bits that share a factor
 # Of none and 0.5 to 0.9 the one with the smallest error on MiniLM: activations have one scale for
 # all channels and lose more to large ones than weights, which have one for each column.
 _SMOOTHED_FOR_TENSORRT = 0.8
