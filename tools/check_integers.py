@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
+from compressor.models.conv1d import make_linear
 from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
@@ -60,10 +61,13 @@ TEXT = (
     *("data2vec-text", "ernie", "megatron-bert", "roberta-prelayernorm", "roformer"),
     *("xlm-roberta-xl", "modernbert", "gte", "nomic_bert", "jina_embeddings_v3", "eurobert", "esm"),
     *("deberta", "deberta-v2", "albert", "rembert", "llama", "mistral", "qwen2", "qwen3"),
+    *("layoutlm", "gpt2", "gemma", "gemma2", "gemma3_text", "mobilebert", "squeezebert"),
 )
 IMAGE = ("vit", "deit", "beit", "dinov2", "dinov2_with_registers")
-SHARED = ("albert",)  # its layers are one, so none of them is pruned apart
-GROUPED = ("eurobert", "llama", "mistral", "qwen2", "qwen3")  # queries can share keys
+# The layers of ALBERT are one, so none of them is pruned apart; of the others none can be.
+UNPRUNED = ("albert", "mobilebert", "squeezebert")
+# Queries can share keys.
+GROUPED = ("eurobert", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 ROTATED = ("roformer", "modernbert", "nomic_bert", "jina_embeddings_v3", *GROUPED)
 SMALL = {"min_elements": 0}
 FORMS: dict[str, IntegerSettings] = {
@@ -178,16 +182,18 @@ def models(
 
 def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
     """Return a model of the next architecture, two of three pruned, and what it reads."""
-    kind = (*TEXT, *IMAGE)[number % len((*TEXT, *IMAGE))]
+    kinds = (*TEXT, *IMAGE)
+    turn, place = divmod(number, len(kinds))
+    kind = kinds[place]
     torch.manual_seed(number)
     random = np.random.default_rng(number)
     is_text = kind in TEXT
     module = _module(kind, random, is_text=is_text)
     _spread(module, number)
-    pruning = ("", ", uniform", ", pruned")[number % 3]
-    width = encoder_layers(module)[0].num_neurons
+    pruning = ("", ", uniform", ", pruned")[(turn + place) % 3]
+    width = 3 if kind in UNPRUNED else encoder_layers(module)[0].num_neurons
     gone = random.permutation(width)[: width // 3 + 1].tolist()
-    if kind in SHARED:
+    if kind in UNPRUNED:
         pruning = ""
     elif pruning == ", pruned":
         prune_neurons(find_encoder(module), {0: gone})
@@ -223,6 +229,14 @@ def _module(kind: str, random: np.random.Generator, *, is_text: bool) -> Any:
     }
     if kind == "distilbert":
         sizes = {"dim": 3 * head, "n_layers": 2, "n_heads": 3, "hidden_dim": 47, "num_labels": 3}
+    if kind == "gpt2":
+        sizes = {"n_embd": 3 * head, "n_layer": 2, "n_head": 3, "n_inner": 47, "num_labels": 3}
+        sizes |= {"n_positions": 48, "bos_token_id": 2, "eos_token_id": 3}
+    if kind == "mobilebert":
+        sizes |= {"intra_bottleneck_size": 3 * head, "embedding_size": 12}
+    if kind == "squeezebert":  # four groups of its convolutions
+        sizes |= {"hidden_size": 12 * head, "intermediate_size": 4 * sizes["intermediate_size"]}
+        sizes |= {"embedding_size": 12 * head}
     if is_text:
         sizes |= {"vocab_size": WORDS, "max_position_embeddings": 48, "pad_token_id": 0}
         if kind in GROUPED:
@@ -233,7 +247,9 @@ def _module(kind: str, random: np.random.Generator, *, is_text: bool) -> Any:
         auto = transformers.AutoModelForImageClassification
         # transformers knows two heads of DeiT, and asks the configuration which.
         sizes |= {"architectures": ["DeiTForImageClassification"]} if kind == "deit" else {}
-    return auto.from_config(transformers.AutoConfig.for_model(kind, **sizes)).eval()
+    module = auto.from_config(transformers.AutoConfig.for_model(kind, **sizes)).eval()
+    make_linear(module)
+    return module
 
 
 def _spread(module: Any, seed: int) -> None:
