@@ -3,7 +3,7 @@
 Each family gets a random checkpoint with a tokenizer or image processor, and each pass a cell:
 
     yes        what the pass made computes what it has to, and another program said so
-    no: ...    refused, with the reason
+    no: ...    refused, with the reason, which for some is that of every run
     WRONG      the numbers differ
     CRASH      anything else: a bug of ours
 
@@ -68,10 +68,12 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.loading import STRUCTURE
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.probes import RowDependence, read_probes
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.quantize_aware_train.fake_quantize import simulated_int8
 from compressor.progress import SILENT
+from compressor.verify.evaluation import parity_probes
 
 PAGE = ROOT / "docs" / "guides" / "families.md"
 COLUMNS = {
@@ -148,7 +150,8 @@ TOGETHER = """\
   the states of SigLIP, convolutions in front of encoders of sound, and X-MOD's adapters for
   languages stay as they are.
 - ALBERT's layers are one set of weights: a unit goes from all of them and is scored by what it does
-  in all of them. Fewer layers are the same weights run less often.
+  in all of them, and reconstruction fits them once, to the sum over all runs. Fewer layers are the
+  same weights run less often.
 - ModernBERT's first layer reads the embeddings without a norm, so it stays whatever is dropped.
 
 After each removal the model has to compute what it computed with those units at zero, or the step
@@ -304,6 +307,8 @@ def check(folder: Path, family: str) -> dict[str, str]:
         reason = "no: " + " ".join(str(error).split()).replace(str(folder / "checkpoint"), family)
         return dict.fromkeys(COLUMNS, reason)
     work = Work(family, folder, model, dict(batches_of(family, model)))
+    if (reason := _why_not_judged(work)) is not None:
+        return dict.fromkeys(COLUMNS, f"no: {reason}")
     flat = {f"{key}/{name}": v for key, it in work.batches.items() for name, v in it.items()}
     np.savez(folder / "batches.npz", **flat)
     work.cell("export", lambda: _export(work))
@@ -315,6 +320,17 @@ def check(folder: Path, family: str) -> dict[str, str]:
     work.cell("train", lambda: _train(work))
     _ask_the_other_program(work)
     return {name: work.cells[name].replace(str(folder), "") for name in COLUMNS}
+
+
+def _why_not_judged(work: Work) -> str | None:
+    """Return why a run refuses such a model before its first pass, None where it does not."""
+    task, rows = work.model.task, _context(work).splits["train"]
+    longest = int(work.model.preprocessor.model_max_length) if task.reads_tokens else None
+    try:
+        read_probes(work.model, parity_probes(task, work.model.preprocessor, rows, longest), task)
+    except RowDependence as error:
+        return f"{error}, so a score would depend on how rows are put together"
+    return None
 
 
 def batches_of(family: str, model: TorchModel) -> Iterator[tuple[str, dict[str, Any]]]:
