@@ -30,10 +30,12 @@ from typing import Any
 
 import door_scripts as scripts
 import numpy as np
+from onnx import TensorProto
 from results import write_results
 from triton_repository import write_repository
 
-from compressor.artifact import Artifact, load_artifact
+from compressor.artifact import MODEL, Artifact, load_artifact
+from compressor.onnx_graph.onnx_file import load_graph
 
 SAME = 1e-5  # of numbers from the same kernels
 ALIKE = 0.97  # of the rows, for a program that rounds int8 in kernels of its own
@@ -48,7 +50,17 @@ TEXTS = [
     "what a lovely day it was at the beach of San Francisco",
     "none of it works",
 ]
-TEI_KEYS = ("pad_token_id", "hidden_size", "num_hidden_layers")  # of config.json
+# What text-embeddings-inference reads of config.json, by any of its names.
+TEI_KEYS: tuple[tuple[tuple[str, ...], type], ...] = (
+    (("architectures",), list),
+    (("model_type",), str),
+    (("max_position_embeddings", "max_trained_positions"), int),
+    (("pad_token_id", "eos_token_id"), int),  # 0 otherwise, whatever token that is
+    (("hidden_size", "n_embd"), int),
+    (("num_hidden_layers", "n_layer"), int),
+)
+TEI_MODES = ("pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_lasttoken")
+TEI_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
 
 
 class NotThere(Exception):
@@ -281,24 +293,59 @@ def check_triton(subject: Subject, folder: Path, scratch: Path) -> dict[str, Any
 
 
 def check_tei(subject: Subject) -> dict[str, Any]:
-    """Return the row of text-embeddings-inference, from the files that its ONNX backend reads.
+    """Return the row of text-embeddings-inference, from the files that its source reads."""
+    missing = tei_misses(subject.folder, is_encoder=subject.task == "sentence-embedding")
+    return {
+        "door": "text-embeddings-inference (files)",
+        "task": subject.task,
+        "opens": not missing,
+        **({"missing": missing} if missing else {}),
+    }
 
-    Ref: its `backends/ort/src/lib.rs` and `router/src/lib.rs` of July 2026: `model.onnx`, else
-    `onnx/model.onnx`; the output `sentence_embedding` before any that it would pool; in config.json
-    `pad_token_id` and sizes, and `id2label` of a classifier; `tokenizer.json`; of an encoder
-    `1_Pooling/config.json` with one mode.
+
+def tei_misses(folder: Path, *, is_encoder: bool) -> list[str]:
+    """Return what text-embeddings-inference would not find in an artifact, in its own order.
+
+    Ref: its `router/src/lib.rs` and `backends/ort/src/lib.rs` at commit 0d124dc of July 2026. It
+    reads `architectures` to tell a classifier from an encoder, of an encoder one mode of
+    `1_Pooling` and `max_seq_length`, of a classifier `id2label` and `label2id`. The graph gets
+    tokens as int64 and gives `sentence_embedding`, which is not pooled again, or `logits`, float32.
     """
-    folder = subject.folder
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    needed = all(isinstance(config.get(key), int) for key in TEI_KEYS)
-    opens = needed and (folder / "model.onnx").is_file() and (folder / "tokenizer.json").is_file()
-    if subject.task == "sentence-embedding":
+    missing = [
+        f"config.json: {' or '.join(names)}"
+        for names, kind in TEI_KEYS
+        if not any(isinstance(config.get(name), kind) for name in names)
+    ]
+    if is_encoder == any(name.endswith("Classification") for name in config["architectures"]):
+        missing.append("config.json: architectures")
+    if not (folder / "tokenizer.json").is_file():
+        missing.append("tokenizer.json")
+    if is_encoder:
         pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-        opens &= sum(value is True for key, value in pooling.items() if "_mode_" in key) == 1
-        opens &= subject.artifact.model.output_name == "sentence_embedding"
+        modes = [key for key, value in pooling.items() if value is True]
+        if len(modes) != 1 or modes[0] not in TEI_MODES:
+            missing.append("1_Pooling/config.json: one of its modes")
+        length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+        if not isinstance(length.get("max_seq_length"), int):
+            missing.append("sentence_bert_config.json: max_seq_length")
     else:
-        opens &= len(config["id2label"]) == len(subject.artifact.manifest["labels"])
-    return {"door": "text-embeddings-inference (files)", "task": subject.task, "opens": opens}
+        same = {str(number): label for label, number in config.get("label2id", {}).items()}
+        if not same or config.get("id2label") != same:
+            missing.append("config.json: id2label and label2id")
+    graph = load_graph(folder / MODEL, weights=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    others = {name for name in inputs if name not in weights} - TEI_INPUTS
+    if others or {kind for name, kind in inputs.items() if name in TEI_INPUTS} != {
+        TensorProto.INT64
+    }:
+        missing.append("model.onnx: inputs")
+    output = "sentence_embedding" if is_encoder else "logits"
+    outputs = {value.name: value.type.tensor_type.elem_type for value in graph.output}
+    if outputs.get(output) != TensorProto.FLOAT:
+        missing.append(f"model.onnx: {output} in float32")
+    return missing
 
 
 def all_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:

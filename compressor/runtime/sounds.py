@@ -238,7 +238,9 @@ class SoundProcessor:
         found = np.log(mel).astype(np.float32).T[: int(own["max_length"])]
         padded = np.zeros((int(own["max_length"]), count), np.float32)
         padded[: len(found)] = found
-        return (padded - own["mean"]) / (own["std"] * 2) if own["do_normalize"] else padded
+        if own["do_normalize"]:
+            padded = (padded - np.float32(own["mean"])) / np.float32(own["std"] * 2)
+        return padded
 
 
 def _more_than_plain(settings: Mapping[str, Any]) -> str | None:

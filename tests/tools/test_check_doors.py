@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +93,34 @@ def test_triton_is_told_what_the_graph_reads_and_gives(
     assert "instance_group [{ count: 2, kind: KIND_CPU }]" in text
     copied = onnx.load(tmp_path / "repository" / "tagger" / "1" / "model.onnx")
     assert copied == onnx.load(folder / "model.onnx")
+
+
+def test_text_embeddings_inference_finds_what_it_reads(
+    tool: ModuleType, served_folder: Path, tiny_encoder_dir: Path, tmp_path: Path
+):
+    assert tool.tei_misses(served_folder, is_encoder=False) == []
+    encoder = write_small_artifact(tmp_path / "encoder", "sentence-embedding")
+    for name in ("config.json", "sentence_bert_config.json", "1_Pooling"):
+        place = tiny_encoder_dir / name
+        if place.is_dir():
+            shutil.copytree(place, encoder / name)
+        elif place.is_file():
+            shutil.copy(place, encoder / name)
+    (encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
+    assert tool.tei_misses(encoder, is_encoder=True) == []
+    assert tool.tei_misses(encoder, is_encoder=False) == [
+        "config.json: architectures",
+        "config.json: id2label and label2id",
+        "model.onnx: logits in float32",
+    ]
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps({**config, "hidden_size": None}))
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_sqrt_len_tokens": True}
+    (encoder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    assert tool.tei_misses(encoder, is_encoder=True) == [
+        "config.json: hidden_size or n_embd",
+        "1_Pooling/config.json: one of its modes",
+    ]
 
 
 def test_a_cold_start_is_that_of_the_process_alone(
