@@ -663,20 +663,6 @@ def data_memory() -> str:
     return "\n".join([*lines, source("data-memory", results)])
 
 
-def other_runtimes() -> str:
-    """Return the table of runtimes other than Python's ONNX Runtime."""
-    results = read_results("runtimes")
-    lines = [
-        "| runtime | version | the same prediction | outputs differ by at most |",
-        "|:--|:--|--:|--:|",
-    ]
-    for row in results["rows"]:
-        largest = "–" if row["largest"] is None else f"{row['largest']:.2g}"
-        version = row["version"].partition("-")[0]
-        lines.append(f"| {row['runtime']} | {version} | {100 * row['alike']:.0f}% | {largest} |")
-    return "\n".join([*lines, "", source("runtimes", results)])
-
-
 def openvino() -> str:
     """Return the table of int8 models in OpenVINO, this package's and NNCF's."""
     results = read_results("openvino")
@@ -880,7 +866,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "embeddings": embeddings,
     "vector_forms": vector_forms,
     "int8": int8,
-    "other_runtimes": other_runtimes,
     "openvino": openvino,
     "openvino_kernels": openvino_kernels,
     "doors": doors,
