@@ -43,7 +43,11 @@ FURTHER_SEEDS = {
     "ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2"),
     "reranker": ("reranker-seed-1", "reranker-seed-2"),
 }
-EMBEDDING_RECIPES = ("minilm-embeddings", "minilm-embeddings-smallest")
+EMBEDDING_RECIPES = (
+    "minilm-embeddings",
+    "minilm-embeddings-distilled",
+    "minilm-embeddings-smallest",
+)
 # How vectors may be stored, by the names of `tools/vector_quality.py`.
 VECTOR_FORMS = {
     "float32": ("`float32`", 32),

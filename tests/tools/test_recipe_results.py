@@ -10,7 +10,13 @@ import pytest
 from compressor.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-MEASURED = ("ner-pii", "reranker", "minilm-embeddings", "minilm-embeddings-smallest")
+MEASURED = (
+    "ner-pii",
+    "reranker",
+    "minilm-embeddings",
+    "minilm-embeddings-distilled",
+    "minilm-embeddings-smallest",
+)
 
 
 @pytest.mark.parametrize("name", MEASURED)
