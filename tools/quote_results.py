@@ -839,6 +839,22 @@ def serving() -> str:
     return "\n".join([*lines, "", source("serving", results)])
 
 
+def hand_over() -> str:
+    """Return the table of a service under load that hands over to another process."""
+    results = read_results("serving-hand-over")
+    lines = [
+        "| seconds | requests | lost | slowest, s | memory of the first process, MB | of the second |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        lost = row["requests"] - row["answers"].get("200", 0)
+        memory = " | ".join(f"{before} to {after}" for before, after in row["memory_mb"])
+        lines.append(
+            f"| {row['seconds']} | {row['requests']} | {lost} | {row['slowest_s']} | {memory} |"
+        )
+    return "\n".join([*lines, "", source("serving-hand-over", results)])
+
+
 def sweep() -> str:
     """Return the table of what a sweep takes with one worker, and with two of which one dies."""
     results = read_results("sweep")
@@ -876,6 +892,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cold_start": cold_start,
     "own_speed": own_speed,
     "serving": serving,
+    "hand_over": hand_over,
     "arm64": arm64,
     "pruning_cost": pruning_cost,
     "pruning_alone": pruning_alone,
