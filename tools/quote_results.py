@@ -843,7 +843,8 @@ def hand_over() -> str:
     """Return the table of a service under load that hands over to another process."""
     results = read_results("serving-hand-over")
     lines = [
-        "| seconds | requests | lost | slowest, s | memory of the first process, MB | of the second |",
+        "| seconds | requests | lost | slowest, s | memory of the first process, MB "
+        "| of the second |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for row in results["rows"]:
