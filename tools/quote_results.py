@@ -856,6 +856,26 @@ def hand_over() -> str:
     return "\n".join([*lines, "", source("serving-hand-over", results)])
 
 
+def hostile() -> str:
+    """Return the table of what services answered that were sent what no client should send."""
+    results = read_results("serving-hostile")
+    lines = [
+        "| model | kinds | requests | answered 4xx | 200 | closed, mostly by the client | 500 "
+        "| memory, MB |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        answers = row["answers"]
+        refused = sum(count for status, count in answers.items() if status.startswith("4"))
+        [[before, after]] = row["memory_mb"]
+        lines.append(
+            f"| {row['artifact']} | {row['kinds']} | {row['requests']} | {refused} "
+            f"| {answers.get('200', 0)} | {answers.get('closed', 0)} | {answers.get('500', 0)} "
+            f"| {before} to {after} |"
+        )
+    return "\n".join([*lines, "", source("serving-hostile", results)])
+
+
 def sweep() -> str:
     """Return the table of what a sweep takes with one worker, and with two of which one dies."""
     results = read_results("sweep")
@@ -894,6 +914,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "own_speed": own_speed,
     "serving": serving,
     "hand_over": hand_over,
+    "hostile": hostile,
     "arm64": arm64,
     "pruning_cost": pruning_cost,
     "pruning_alone": pruning_alone,
