@@ -307,8 +307,8 @@ def check(folder: Path, family: str) -> dict[str, str]:
         reason = "no: " + " ".join(str(error).split()).replace(str(folder / "checkpoint"), family)
         return dict.fromkeys(COLUMNS, reason)
     work = Work(family, folder, model, dict(batches_of(family, model)))
-    if (reason := _why_not_judged(work)) is not None:
-        return dict.fromkeys(COLUMNS, f"no: {reason}")
+    if (refusal := _why_not_judged(work)) is not None:
+        return dict.fromkeys(COLUMNS, f"no: {refusal}")
     flat = {f"{key}/{name}": v for key, it in work.batches.items() for name, v in it.items()}
     np.savez(folder / "batches.npz", **flat)
     work.cell("export", lambda: _export(work))
