@@ -73,7 +73,7 @@ def summed_loss(
             raise StepFailed(
                 "importance taylor is the gradient of a loss on labels; without any a model's "
                 "outputs are compared with themselves, where that gradient is 0: use importance "
-                "activation or magnitude"
+                "activation for single weights, use importance fisher for heads and neurons"
             )
         labels = losses.own_targets(outputs.detach(), inputs.get("attention_mask"))
     return losses.on_labels(outputs, labels).total
