@@ -30,18 +30,20 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import training_loop
 import transformers
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.metrics import ndcg_score
 from torch.nn import functional
+from training_loop import batches_by_length
 
 from compressor.models.packaged import local_folder
 
@@ -52,7 +54,6 @@ _WORD = re.compile(r"[a-z]{2,}")
 _ENDINGS = re.compile(r"(?:ing|ed|es|s|ly)$")
 _K1, _B = 1.2, 0.75  # of BM25, as in Robertson & Zaragoza 2009, section 3.5
 _HARD_POOL = 30  # glosses, the best by BM25, that hard negatives are drawn from for training
-_SORTED_TOGETHER = 32  # batches whose rows are put together by length
 _SIGMOID = "torch.nn.modules.activation.Sigmoid"
 
 Floats = NDArray[np.float64]
@@ -299,41 +300,20 @@ def fit(
     learning_rate: float,
     epochs: int,
 ) -> None:
-    """Train on whether a passage is right: AdamW, 10% warm-up, then linearly to 0."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    batches = [item for epoch in range(epochs) for item in _batches(rows, batch_size, epoch)]
-    steps, warmup = len(batches), max(1, len(batches) // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
-    )
-    model.train()
-    total = 0.0
-    for step, batch in enumerate(batches, start=1):
+    """Train on whether a passage is right, as `training_loop.fit` does."""
+    lengths = [len(row.query) + len(row.passage) for row in rows]
+
+    def loss_of(batch: Sequence[int]) -> torch.Tensor:
         wanted = torch.tensor([rows[place].relevance for place in batch], dtype=torch.float32)
         found = model(**_encoded(tokenizer, [rows[place] for place in batch])).logits[:, 0]
-        loss = functional.binary_cross_entropy_with_logits(found, wanted)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        total += float(loss.detach())
-        if step % 50 == 0:
-            print(f"step {step} of {len(batches)}: loss {total / 50:.4f}", flush=True)
-            total = 0.0
-    model.eval()
+        return functional.binary_cross_entropy_with_logits(found, wanted)
 
-
-def _batches(rows: Sequence[Row], size: int, epoch: int) -> Iterator[list[int]]:
-    """Yield batches of rows of about one length, which waste little on padding, in any order."""
-    random = np.random.default_rng([_SEED, epoch])
-    order = random.permutation(len(rows))
-    found: list[list[int]] = []
-    for start in range(0, len(order), size * _SORTED_TOGETHER):
-        part = order[start : start + size * _SORTED_TOGETHER].tolist()
-        part.sort(key=lambda place: len(rows[place].query) + len(rows[place].passage))
-        found.extend(part[first : first + size] for first in range(0, len(part), size))
-    yield from (found[place] for place in random.permutation(len(found)).tolist())
+    batches = [
+        batch
+        for epoch in range(epochs)
+        for batch in batches_by_length(lengths, batch_size, (_SEED, epoch))
+    ]
+    training_loop.fit(model, batches, loss_of, learning_rate=learning_rate, told_every=50)
 
 
 def _encoded(tokenizer: Any, rows: Sequence[Row]) -> Any:

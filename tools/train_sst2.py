@@ -22,23 +22,24 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import training_loop
 import transformers
 from numpy.typing import NDArray
 from torch.nn import functional
+from training_loop import batches_by_length
 
 from compressor.models.packaged import local_folder
 
 _ENCODER = "builtin:all-minilm-l6-v2"
 _LABELS = ("negative", "positive")
 _MAX_LENGTH = 128
-_SORTED_TOGETHER = 32  # batches whose rows are put together by length
 _APART = ("choice", "certification")
 
 
@@ -184,45 +185,24 @@ def fit(
     precision: torch.dtype,
     seed: int,
 ) -> None:
-    """Train on the labels: AdamW, 10% warm-up, then linearly to 0."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True
-    )
-    order = [item for epoch in range(epochs) for item in _batches(rows, batch_size, (seed, epoch))]
-    steps, warmup = len(order), max(1, len(order) // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
-    )
-    model.train()
-    total = 0.0
-    for step, batch in enumerate(order, start=1):
+    """Train on the labels, as `training_loop.fit` does."""
+    lengths = [len(row.text) for row in rows]
+
+    def loss_of(batch: Sequence[int]) -> torch.Tensor:
         wanted = torch.tensor([rows[place].label for place in batch])
         inputs = _encoded(tokenizer, [rows[place] for place in batch])
         with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
             found = model(**inputs).logits
-        loss = functional.cross_entropy(found.float(), wanted)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        total += float(loss.detach())
-        if step % 100 == 0:
-            print(f"step {step} of {steps}: loss {total / 100:.4f}", flush=True)
-            total = 0.0
-    model.eval()
+        return functional.cross_entropy(found.float(), wanted)
 
-
-def _batches(rows: Sequence[Row], size: int, seed: tuple[int, int]) -> Iterator[list[int]]:
-    """Yield batches of rows of about one length, which waste little on padding, in any order."""
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(rows))
-    found: list[list[int]] = []
-    for start in range(0, len(order), size * _SORTED_TOGETHER):
-        part = order[start : start + size * _SORTED_TOGETHER].tolist()
-        part.sort(key=lambda place: len(rows[place].text))
-        found.extend(part[first : first + size] for first in range(0, len(part), size))
-    yield from (found[place] for place in random.permutation(len(found)).tolist())
+    batches = [
+        batch
+        for epoch in range(epochs)
+        for batch in batches_by_length(lengths, batch_size, (seed, epoch))
+    ]
+    training_loop.fit(
+        model, batches, loss_of, learning_rate=learning_rate, told_every=100, fused=True
+    )
 
 
 def _encoded(tokenizer: Any, rows: Sequence[Row]) -> Any:
