@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from compressor.words import counted, few_of
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FRACTION = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -406,13 +407,13 @@ class ImageColumns(Columns):
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
     ) -> Sequence[Example]:
         """Return decoded images; raises `EnvironmentMismatch` for one that is damaged."""
-        values = table.columns[columns[0]]
-        if not are_stored(values):
-            return tuple(_read_image(values[row], table, row) for row in rows)
-        chosen = np.asarray(rows, dtype=np.int64)
-        for _ in MadeByRow((values,), chosen, lambda row, cell: _read_image(cell, table, row)):
-            pass  # each was read once, to see that it can be
-        return MadeByRow((values,), chosen, lambda row, cell: _image(cell, table, row))
+        images = _made_of(
+            table.columns[columns[0]], rows, lambda row, cell: _image(cell, table, row)
+        )
+        for image in images:
+            if isinstance(image, StoredImage):
+                _ = image.identity  # decodes it, and raises here for one that cannot be
+        return images
 
 
 class UnlabelledImageColumns(ImageColumns):
@@ -447,18 +448,11 @@ class SoundColumns(Columns):
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
     ) -> Sequence[Example]:
         """Return sounds, each read once; raises `EnvironmentMismatch` for one that is damaged."""
-        values = table.columns[columns[0]]
-        sounds: Sequence[StoredSound] = (
-            MadeByRow(
-                (values,),
-                np.asarray(rows, dtype=np.int64),
-                lambda row, cell: _sound(cell, table, row),
-            )
-            if are_stored(values)
-            else tuple(_sound(values[row], table, row) for row in rows)
+        sounds = _made_of(
+            table.columns[columns[0]], rows, lambda row, cell: _sound(cell, table, row)
         )
         for sound in sounds:
-            sound.read()  # that it can be, before anything long starts
+            _ = sound.identity  # reads it, and raises here for one that cannot be
         return sounds
 
 
@@ -703,12 +697,13 @@ def _checked_ids(
     return ids
 
 
-def _read_image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.uint8]:
-    """Return an image that is decoded when it is read; it was once, to see that it can be."""
-    image = _image(value, table, row)
-    if isinstance(image, StoredImage):
-        _ = image.identity  # decodes it, and raises here for one that cannot be
-    return image
+def _made_of(
+    values: Sequence[Any], rows: Sequence[int], make: Callable[[int, Any], Made]
+) -> Sequence[Made]:
+    """Return what `make` makes of each row and its cell, again and again where cells are stored."""
+    if are_stored(values):
+        return MadeByRow((values,), np.asarray(rows, dtype=np.int64), make)
+    return tuple(make(row, values[row]) for row in rows)
 
 
 def _image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.uint8]:
