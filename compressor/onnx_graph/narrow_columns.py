@@ -59,7 +59,7 @@ def narrow_columns(blocks: Blocks) -> NarrowColumns:
     places = _places(len(values), blocks.block_size)
     while True:
         factors = (steps / scales).astype(np.float16)
-        exact = np.rint(values * factors[places].astype(np.float32)).astype(np.int64)
+        exact = _rounded(values, factors, places).astype(np.int64)
         too_large = np.max(np.abs(exact), axis=0, initial=0) > WEIGHT_MAX
         too_large |= np.max(pair_sums(exact), axis=0, initial=0) > PAIR_MAX
         if not too_large.any():
@@ -187,9 +187,13 @@ def _places(rows: int, block_size: int) -> NDArray[np.int32]:
     return np.arange(rows, dtype=np.int32) // np.int32(block_size)
 
 
+def _rounded(
+    values: NDArray[np.int8], factors: NDArray[np.float16], places: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    return np.rint(values.astype(np.float32) * factors[places].astype(np.float32))
+
+
 def _widened(
     values: NDArray[np.int8], factors: NDArray[np.float16], places: NDArray[np.int32]
 ) -> NDArray[np.int8]:
-    exact = np.rint(values.astype(np.float32) * factors[places].astype(np.float32))
-    integers: NDArray[np.int8] = exact.astype(np.int8)
-    return integers
+    return _rounded(values, factors, places).astype(np.int8)
