@@ -53,10 +53,11 @@ from compressor.export.attention_operator import (
 from compressor.export.constant_layers import fold_constant_layers
 from compressor.export.cpu_graph import optimize_for_cpu, split_skip_normalizations
 from compressor.export.padding_masks import simplify_padding_masks
-from compressor.export.to_onnx import EXPORTER_OPSET, export_onnx
+from compressor.export.to_onnx import export_onnx
 from compressor.export.unread_positions import drop_unread_positions
 from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.runtime_releases import EXPORTER_OPSET
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.passes import apply_pass

@@ -26,6 +26,7 @@ from compressor.export.traces import Traces
 from compressor.export.weight_names import name_weights
 from compressor.machine.memory import is_out_of_memory
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.runtime_releases import EXPORTER_OPSET
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.runtime.openvino_session import OPENVINO
@@ -33,9 +34,6 @@ from compressor.runtime.openvino_session import OPENVINO
 logger = logging.getLogger(__name__)
 
 _Fusions = Literal["cuda", "dml"]
-
-# The operator set that the exporter writes where none is asked for. ONNX Runtime 1.18 runs it.
-EXPORTER_OPSET = 20
 
 # Which of ONNX Runtime's own operators a provider has kernels for. TensorRT knows standard ones.
 # The exporter's fusions for DirectML are those for the CPU, but that attention stays one operator,

@@ -26,6 +26,8 @@ OPSETS: Mapping[int, Version] = {
     26: (1, 25, 0),
     27: (1, 32, 0),
 }
+# The operator set that the exporter writes where none is asked for.
+EXPORTER_OPSET = 20
 # The first release with kernels of `QuantizeLinear` and its inverse as operator set 23 has them.
 QUANTIZATION_OF_23: Version = (1, 24, 1)
 

@@ -12,6 +12,7 @@ from typing import get_args
 
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
+from compressor.models.runtime_releases import EXPORTER_OPSET
 from compressor.own_code import is_reference
 from compressor.passes import OnnxPass, Pass, PassEntry, TorchPass
 from compressor.passes.base import TrainedFor
@@ -24,7 +25,6 @@ MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules com
 _TRAINED_TASK = "image-classification"  # of every model that the package trains
 _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 _DEFAULT_PROVIDER = "cpu"
-_EXPORTER_OPSET = 20  # where a recipe names none
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def _export_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
 def _opset_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> Iterator[Mistake]:
     """Yield settings whose result the operator set of the export cannot say."""
     asked = _setting(data, "export", "opset", None)
-    opset = _EXPORTER_OPSET if asked is None else asked
+    opset = EXPORTER_OPSET if asked is None else asked
     for step in steps:
         for key, needed in step.declares.needs_opset.items():
             if type(opset) is int and opset < needed.oldest and step.value(key) == needed.value:

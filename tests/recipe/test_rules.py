@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from compressor.export.to_onnx import EXPORTER_OPSET
+from compressor.models.runtime_releases import EXPORTER_OPSET
 from compressor.passes import PASSES, OnnxPass, PassEntry, TorchPass
 from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
 from compressor.pipeline.inputs import check_resolution, known_metric
