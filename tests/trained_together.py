@@ -161,6 +161,10 @@ CASES: dict[str, tuple[str, object]] = {
         PruneMagnitude(sparsity=0.5, importance="mutual_information"),
     ),
     "reconstruction": ("pruned", PruneByReconstruction(ratio=0.5, round_to=1)),
+    "reconstruction of inputs": (
+        "pruned",
+        PruneByReconstruction(ratio=0.5, round_to=1, refit_inputs=True),
+    ),
     "loss without layers": ("layers lost", PruneByScores(layers=1)),
     "taylor of weights": ("pruned", PruneMagnitude(sparsity=0.5, importance="taylor")),
     "activation of weights": (
