@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
+from compressor.onnx_graph.constants import Constants
 from compressor.onnx_graph.int8_convolutions import store_int8_convolutions
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.narrow_columns import NarrowColumns
@@ -112,25 +113,25 @@ def store_int4_tables(
     Raises `StepFailed` when a table is not finite; the graph is then not to be used.
     """
     graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    constants = Constants(graph)
     uses = find_uses(graph)
     lookups: dict[str, list[onnx.NodeProto]] = {}  # by the first output of what they replace
     errors = {}
     for weight in weights:
-        table = numpy_helper.to_array(tensors[weight.name])
+        table = constants.array(weight.name)
         try:
             blocks = quantize_blocks(table, bits=BITS, block_size=block_size)
         except StepFailed as error:
             raise StepFailed(f"weight {weight.name} {error}") from error
         restored = blocks.restored()
-        names = _store(model, tensors, weight.name, blocks)
+        names = _store(constants, weight.name, blocks)
         rows = (refined or {}).get(weight.name)
         more: tuple[str, str, str] | None = None
         if rows is not None and len(rows):
             places, rests = _rests(table - restored, rows, block_size)
             restored[rows] += rests.restored()[:-1]
-            place = add_constant(model, tensors, f"{weight.name}_place", places)
-            more = (place, *_store(model, tensors, f"{weight.name}_rest", rests))
+            place = constants.add(f"{weight.name}_place", places)
+            more = (place, *_store(constants, f"{weight.name}_rest", rests))
         errors[weight.name] = relative_error(table, restored)
         for use in uses[weight.name]:
             [output] = use.node.output
@@ -140,16 +141,14 @@ def store_int4_tables(
                 )
             else:
                 lookups[output] = _refined_lookup(use.node, names, more, block_size)
-        graph.initializer.remove(tensors[weight.name])
+        graph.initializer.remove(constants.tensors[weight.name])
     replace_nodes(model, lookups)
     return errors
 
 
-def _store(
-    model: onnx.ModelProto, tensors: dict[str, TensorProto], name: str, blocks: Blocks
-) -> tuple[str, str]:
-    packed = add_constant(model, tensors, f"{name}_int4", blocks.packed())
-    return packed, add_constant(model, tensors, f"{name}_scale", blocks.scales)
+def _store(constants: Constants, name: str, blocks: Blocks) -> tuple[str, str]:
+    packed = constants.add(f"{name}_int4", blocks.packed())
+    return packed, constants.add(f"{name}_scale", blocks.scales)
 
 
 def _rests(
@@ -217,14 +216,3 @@ def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProt
     model.graph.node.extend(nodes)
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-
-
-def add_constant(
-    model: onnx.ModelProto, tensors: dict[str, TensorProto], name: str, values: NDArray[np.generic]
-) -> str:
-    """Store `values` under `name`, or under a name like it that is not in `tensors` yet."""
-    while name in tensors:
-        name += "_"
-    tensors[name] = numpy_helper.from_array(values, name)
-    model.graph.initializer.append(tensors[name])
-    return name

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import WEIGHT_MAX, quantize_columns, quantize_rows
+from compressor.onnx_graph.constants import Constants
 from compressor.onnx_graph.quantizable_weights import (
     ENDS_OF_RANGES,
     QuantizableWeight,
@@ -126,7 +127,7 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto, weights: Iterable[QuantizableWeight]) -> None:
         self.graph = model.graph
-        self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.constants = Constants(self.graph)
         self.uses = find_uses(self.graph)
         self.outside = {item.name for item in self.graph.output}
         self.outside |= set(names_in_bodies(self.graph))
@@ -160,9 +161,9 @@ class _Graph:
         ends = []
         for position, name in enumerate(("min", "max"), start=1):
             given = function.input[position] if position < len(function.input) else ""
-            if given and given not in self.tensors:
+            if given and given not in self.constants.tensors:
                 return None
-            value = numpy_helper.to_array(self.tensors[given]).item() if given else np.inf
+            value = self.constants.array(given).item() if given else np.inf
             ends.append(attributes.get(name, value))
         return (0.0, ends[1]) if ends[0] == 0 else None
 
@@ -182,10 +183,8 @@ class _Writer(_Graph):
         self.wanted = {node.input[0] for node in self.convolutions.values()}
         self.folded: set[str] = set()  # outputs of functions that a range cuts off in their place
         self.integers: dict[str, _Integers] = {}
-        self.floats: set[str] = {item.name for item in self.graph.input} | set(self.tensors)
+        self.floats = {*(item.name for item in self.graph.input), *self.constants.tensors}
         self.nodes: list[onnx.NodeProto] = []
-        self.shared: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
-        self.taken = set(self.floats) | {name for node in self.graph.node for name in node.output}
 
     def write(self) -> None:
         """Replace the nodes, and drop the float filters and what else nothing reads."""
@@ -220,15 +219,15 @@ class _Writer(_Graph):
         if value in self.floats or value not in self.integers:
             return
         found = self.integers[value]
-        inputs = [found.name, *self._constants(found.meaning)]
+        inputs = [found.name, *self._scale_and_zero_point(found.meaning)]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [value]))
         self.floats.add(value)
 
     def _as_integers(self, value: str) -> _Integers:
         if value not in self.integers:
             meaning = self.scales[value]
-            found = _Integers(self._name(f"{value}_uint8"), meaning)
-            inputs = [value, *self._constants(meaning)]
+            found = _Integers(self.constants.new_name(f"{value}_uint8"), meaning)
+            inputs = [value, *self._scale_and_zero_point(meaning)]
             node = helper.make_node("QuantizeLinear", inputs, [found.name])
             self.nodes.append(node)
             self.integers[value] = found
@@ -236,9 +235,9 @@ class _Writer(_Graph):
 
     def _convolve(self, node: onnx.NodeProto) -> None:
         given = self._as_integers(node.input[0])
-        values = numpy_helper.to_array(self.tensors[node.input[1]])
+        values = self.constants.array(node.input[1])
         has_bias = len(node.input) > 2 and node.input[2]
-        bias = numpy_helper.to_array(self.tensors[node.input[2]]) if has_bias else None
+        bias = self.constants.array(node.input[2]) if has_bias else None
         alone = convolves_channels_alone(node, values.shape)
         try:
             integers, scales, units = quantize_filter(
@@ -248,14 +247,14 @@ class _Writer(_Graph):
             raise StepFailed(f"weight {node.input[1]} {error}") from error
         result = self._result_of(node)
         inputs = [
-            *(given.name, *self._constants(given.meaning)),
-            self._add_constant(f"{node.input[1]}_int8", integers),
-            self._add_constant(f"{node.input[1]}_scale", scales),
-            self._constant("filter_zero_point", np.zeros(len(scales), np.int8)),
-            *self._constants(result.meaning),
+            *(given.name, *self._scale_and_zero_point(given.meaning)),
+            self.constants.add(f"{node.input[1]}_int8", integers),
+            self.constants.add(f"{node.input[1]}_scale", scales),
+            self.constants.add_once("filter_zero_point", np.zeros(len(scales), np.int8)),
+            *self._scale_and_zero_point(result.meaning),
         ]
         if units is not None:
-            inputs.append(self._add_constant(f"{node.input[2]}_int32", units))
+            inputs.append(self.constants.add(f"{node.input[2]}_int32", units))
         made = helper.make_node("QLinearConv", inputs, [result.name], name=node.name)
         made.attribute.extend(node.attribute)
         self._give(node, made, result)
@@ -266,7 +265,7 @@ class _Writer(_Graph):
         if not is_read or node.output[0] not in self.wanted or node.input[0] not in self.integers:
             return False
         given = self.integers[node.input[0]]
-        result = _Integers(self._name(f"{node.output[0]}_uint8"), given.meaning)
+        result = _Integers(self.constants.new_name(f"{node.output[0]}_uint8"), given.meaning)
         made = helper.make_node("MaxPool", [given.name], [result.name], name=node.name)
         made.attribute.extend(node.attribute)
         self.nodes.append(made)
@@ -282,8 +281,8 @@ class _Writer(_Graph):
         inputs: list[str] = []
         for name in node.input:
             found = self.integers[name]
-            inputs += [found.name, *self._constants(found.meaning)]
-        inputs += self._constants(result.meaning)
+            inputs += [found.name, *self._scale_and_zero_point(found.meaning)]
+        inputs += self._scale_and_zero_point(result.meaning)
         made = helper.make_node(
             "QLinearAdd", inputs, [result.name], name=node.name, domain=_CONTRIB
         )
@@ -301,7 +300,7 @@ class _Writer(_Graph):
             assert ends is not None, "it is folded"
             # Nothing above 0 may have been seen, and then any scale was as good as another.
             meaning = ScaleAndZeroPoint(min(meaning.scale, ends[1] / _LARGEST), 0)
-        return _Integers(self._name(f"{value}_uint8"), meaning)
+        return _Integers(self.constants.new_name(f"{value}_uint8"), meaning)
 
     def _give(self, node: onnx.NodeProto, made: onnx.NodeProto, result: _Integers) -> None:
         self.nodes.append(made)
@@ -315,26 +314,8 @@ class _Writer(_Graph):
         if value in self.outside:
             self._as_float(value)
 
-    def _constants(self, meaning: ScaleAndZeroPoint) -> list[str]:
+    def _scale_and_zero_point(self, meaning: ScaleAndZeroPoint) -> list[str]:
         return [
-            self._constant("static_scale", np.array(meaning.scale, np.float32)),
-            self._constant("static_zero_point", np.array(meaning.zero_point, np.uint8)),
+            self.constants.add_once("static_scale", np.array(meaning.scale, np.float32)),
+            self.constants.add_once("static_zero_point", np.array(meaning.zero_point, np.uint8)),
         ]
-
-    def _constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Store a small constant once, however often it is asked for."""
-        key = (values.dtype.str, values.tobytes(), values.shape)
-        if key not in self.shared:
-            self.shared[key] = self._add_constant(name, values)
-        return self.shared[key]
-
-    def _add_constant(self, name: str, values: NDArray[np.generic]) -> str:
-        unique = self._name(name)
-        self.graph.initializer.append(numpy_helper.from_array(values, unique))
-        return unique
-
-    def _name(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name

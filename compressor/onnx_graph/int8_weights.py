@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import quantize_columns, quantize_rows
+from compressor.onnx_graph.constants import Constants
 from compressor.onnx_graph.narrow_columns import NarrowColumns, store_narrow
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 from compressor.onnx_graph.quantized_activations import (
@@ -80,7 +80,7 @@ class _Rewriter:
         self.opsets = model.opset_import
         self.opset = next(item.version for item in self.opsets if item.domain in ("", "ai.onnx"))
         self.uses = find_uses(model.graph)
-        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.constants = Constants(model.graph)
         self.removed: set[str] = set()
         # By the first output of the replaced node, because outputs are unique and names may be
         # missing.
@@ -89,11 +89,10 @@ class _Rewriter:
         # Activations that several matmuls read are quantized once, before the first of them.
         self.quantized: dict[str, tuple[Quantized, list[onnx.NodeProto]]] = {}
         self.pairs: dict[str, tuple[str, list[onnx.NodeProto]]] = {}  # the same with signed scales
-        self.shared: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
 
     def store(self, weight: QuantizableWeight) -> None:
         """Add the int8 form of `weight`, and replace its readers."""
-        values = numpy_helper.to_array(self.tensors[weight.name])
+        values = self.constants.array(weight.name)
         readers = self.uses[weight.name]
         replace = self._matmul if weight.kind == "matrix" else self._lookup
         try:
@@ -110,8 +109,8 @@ class _Rewriter:
         except StepFailed as error:
             raise StepFailed(f"weight {weight.name} {error}") from error
         names = (
-            self._add(f"{weight.name}_int8", integers),
-            self._add(f"{weight.name}_scale", scales),
+            self.constants.add(f"{weight.name}_int8", integers),
+            self.constants.add(f"{weight.name}_scale", scales),
         )
         if narrow is not None:
             self.stored[names[0]] = narrow
@@ -149,7 +148,7 @@ class _Rewriter:
 
     def _matmul(self, use: Use, weight: str, scale: str) -> list[onnx.NodeProto]:
         term = self._third_input(use)
-        bias = self._bias(use, term, self.tensors[scale].dims[0])
+        bias = self._bias(use, term, self.constants.tensors[scale].dims[0])
         if isinstance(self._fixed_scale(use), SignedScale):
             return self._matmul_of_pairs(use, weight, scale, bias, term)
         if self.activations != "per_tensor":
@@ -207,15 +206,17 @@ class _Rewriter:
 
     def _dequantized(self, weight: str, scale: str) -> tuple[str, list[onnx.NodeProto]]:
         """Return a weight as floats again, and the node for it."""
-        zeros = self._constant("zero_points", np.zeros(self.tensors[scale].dims[0], np.int8))
+        zeros = self.constants.add_once(
+            "zero_points", np.zeros(self.constants.tensors[scale].dims[0], np.int8)
+        )
         inputs, floats = [weight, scale, zeros], f"{weight}_dequantized"
         return floats, [helper.make_node("DequantizeLinear", inputs, [floats], axis=1)]
 
     def _pair(self, values: str, fixed: SignedScale) -> tuple[str, list[onnx.NodeProto]]:
         """Return activations that passed through signed 8 bits, and the nodes for it."""
         constants = [
-            self._constant("signed_scale", np.array(fixed.scale, np.float32)),
-            self._constant("signed_zero_point", np.array(0, np.int8)),
+            self.constants.add_once("signed_scale", np.array(fixed.scale, np.float32)),
+            self.constants.add_once("signed_zero_point", np.array(0, np.int8)),
         ]
         integers, floats = f"{values}_int8", f"{values}_dequantized"
         return floats, [
@@ -229,10 +230,10 @@ class _Rewriter:
             fixed = self.activations.get(values) if isinstance(self.activations, Mapping) else None
             assert not isinstance(fixed, SignedScale)
             if fixed is not None:
-                made = quantize_static(values, fixed, self._constant)
+                made = quantize_static(values, fixed, self.constants.add_once)
             else:
                 token_scale = token_scale_after(self.producers.get(values))
-                made = quantize_tokens(values, token_scale, self.opset, self._constant)
+                made = quantize_tokens(values, token_scale, self.opset, self.constants.add_once)
             self.quantized[values] = made
         return self.quantized[values][0]
 
@@ -242,21 +243,21 @@ class _Rewriter:
 
     def _bias(self, use: Use, term: str, width: int) -> str:
         """Return a constant `(width,)` to be added to each row, or "" when `term` is not one."""
-        if term not in self.tensors:
+        if term not in self.constants.tensors:
             return ""
-        values = numpy_helper.to_array(self.tensors[term])
+        values = self.constants.array(term)
         beta = use.number("beta", 1)
         if values.shape == (width,) and beta == 1:
             return term
         if values.shape in ((width,), (1, width)):
             scaled = (values * np.float32(beta)).reshape(width)
-            return self._add(f"{use.node.output[0]}_bias", scaled)
+            return self.constants.add(f"{use.node.output[0]}_bias", scaled)
         return ""
 
     def _addition(self, use: Use, term: str, matmul: str) -> list[onnx.NodeProto]:
         nodes = []
         if (beta := use.number("beta", 1)) != 1:
-            factor = self._add(f"{use.node.output[0]}_beta", np.array(beta, np.float32))
+            factor = self.constants.add(f"{use.node.output[0]}_beta", np.array(beta, np.float32))
             scaled = f"{use.node.output[0]}_term"
             nodes.append(helper.make_node("Mul", [term, factor], [scaled]))
             term = scaled
@@ -272,21 +273,6 @@ class _Rewriter:
             helper.make_node("Gather", [scale, indices], [factors]),
             helper.make_node("Mul", [floats, factors], [output]),
         ]
-
-    def _constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Store a small constant once, however often it is asked for."""
-        key = (values.dtype.str, values.tobytes(), values.shape)
-        if key not in self.shared:
-            self.shared[key] = self._add(name, values)
-        return self.shared[key]
-
-    def _add(self, name: str, values: NDArray[np.generic]) -> str:
-        while name in self.tensors:
-            name += "_"
-        tensor = numpy_helper.from_array(values, name)
-        self.graph.initializer.append(tensor)
-        self.tensors[name] = tensor
-        return name
 
 
 def _contrib(operator: str, inputs: list[str], output: str, name: str) -> onnx.NodeProto:

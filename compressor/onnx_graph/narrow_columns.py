@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.affine import PAIR_MAX, WEIGHT_MAX, pair_sums, saturation_free_scales
 from compressor.onnx_graph.block_weights import Blocks
+from compressor.onnx_graph.constants import Constants
 
 # What an integer of four bits goes through until it is int8.
 _OPERATORS = ["Cast", "Mul", "Round", "Cast"]
@@ -73,26 +73,18 @@ def store_narrow(model: onnx.ModelProto, columns: Mapping[str, NarrowColumns]) -
     Raises `KeyError` for a name that is no constant.
     """
     graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    names = {*tensors, *(name for node in graph.node for name in node.output)}
+    constants = Constants(graph)
     nodes: list[onnx.NodeProto] = []
     places: dict[tuple[int, int], str] = {}
 
-    def add(name: str, values: NDArray[Any]) -> str:
-        while name in names:
-            name += "_"
-        names.add(name)
-        graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
     for name, item in columns.items():
-        graph.initializer.remove(tensors[name])
+        graph.initializer.remove(constants.tensors[name])
         key = (len(item.values), item.block_size)
         if key not in places:
-            places[key] = add("block_of_row", _places(*key))
+            places[key] = constants.add("block_of_row", _places(*key))
         stem = name.removesuffix("_int8")
-        narrow = add(f"{stem}_int4", item.values.astype(ml_dtypes.int4))
-        factors = add(f"{stem}_factors", item.factors)
+        narrow = constants.add(f"{stem}_int4", item.values.astype(ml_dtypes.int4))
+        factors = constants.add(f"{stem}_factors", item.factors)
         short, spread, floats, exact, rounded = (
             f"{stem}_{part}" for part in ("short", "spread", "floats", "exact", "rounded")
         )

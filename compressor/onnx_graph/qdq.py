@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import WEIGHT_MAX, finite
+from compressor.onnx_graph.constants import Constants
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 
 OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each column
@@ -96,26 +97,23 @@ class _Writer:
         self._graph = model.graph
         self._scales = activations.scales
         self._uses = find_uses(model.graph)
-        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
-        self._taken |= set(self._tensors)
+        self._constants = Constants(model.graph)
         self._removed: set[str] = set()
         self._pairs: dict[str, tuple[str, list[onnx.NodeProto]]] = {}  # by what they quantize
-        self._zeros: dict[tuple[int, ...], str] = {}
 
     def store(self, weight: QuantizableWeight) -> None:
         readers = self._uses[weight.name]
         axis = 0 if readers[0].layout[0] else 1  # a transposed weight has its columns in rows
-        values = numpy_helper.to_array(self._tensors[weight.name])
+        values = self._constants.array(weight.name)
         try:
             integers, scales = quantize_symmetric(values, axis)
         except StepFailed as error:
             raise StepFailed(f"weight {weight.name} {error}") from error
         names = [
-            self._add(f"{weight.name}_int8", integers),
-            self._add(f"{weight.name}_scale", scales),
+            self._constants.add(f"{weight.name}_int8", integers),
+            self._constants.add(f"{weight.name}_scale", scales),
         ]
-        output = self._name(f"{weight.name}_dequantized")
+        output = self._constants.new_name(f"{weight.name}_dequantized")
         inputs = [*names, self._zero_point(scales.shape)]
         node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis)
         self._pairs[weight.name] = output, [node]
@@ -135,7 +133,7 @@ class _Writer:
         del self._graph.node[:]
         self._graph.node.extend(ordered)
         for name in self._removed:
-            self._graph.initializer.remove(self._tensors[name])
+            self._graph.initializer.remove(self._constants.tensors[name])
         described = [info for info in self._graph.value_info if info.name not in self._removed]
         del self._graph.value_info[:]
         self._graph.value_info.extend(described)
@@ -147,9 +145,9 @@ class _Writer:
             if value not in self._scales:
                 raise ValueError(f"activations {value} have no scale")
             scale = portable_scales(np.array(self._scales[value], np.float64))
-            constants = [self._add(f"{value}_scale", scale), self._zero_point(())]
-            integers = self._name(f"{value}_int8")
-            output = self._name(f"{value}_dequantized")
+            constants = [self._constants.add(f"{value}_scale", scale), self._zero_point(())]
+            integers = self._constants.new_name(f"{value}_int8")
+            output = self._constants.new_name(f"{value}_dequantized")
             nodes = [
                 helper.make_node("QuantizeLinear", [value, *constants], [integers], name=integers),
                 helper.make_node("DequantizeLinear", [integers, *constants], [output], name=output),
@@ -159,18 +157,5 @@ class _Writer:
 
     def _zero_point(self, shape: tuple[int, ...]) -> str:
         """Return a constant of zeros; without one, `QuantizeLinear` would give unsigned bytes."""
-        if shape not in self._zeros:
-            name = "zero_point" if not shape else f"zero_point_{shape[0]}"
-            self._zeros[shape] = self._add(name, np.zeros(shape, np.int8))
-        return self._zeros[shape]
-
-    def _add(self, name: str, values: NDArray[np.generic]) -> str:
-        unique = self._name(name)
-        self._graph.initializer.append(numpy_helper.from_array(np.asarray(values), unique))
-        return unique
-
-    def _name(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
+        name = "zero_point" if not shape else f"zero_point_{shape[0]}"
+        return self._constants.add_once(name, np.zeros(shape, np.int8))

@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
-from compressor.onnx_graph.embedding_tables import add_constant, replace_nodes
+from compressor.onnx_graph.constants import Constants
+from compressor.onnx_graph.embedding_tables import replace_nodes
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 
 # What the operator calls the precision that activations have at least.
@@ -55,7 +56,7 @@ def pack_matrices(
     to be used.
     """
     graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    constants = Constants(graph)
     uses = find_uses(graph)
     matmuls: dict[str, list[onnx.NodeProto]] = {}
     errors = {}
@@ -63,17 +64,17 @@ def pack_matrices(
         if weight.obstacle is not None:
             raise ValueError(f"weight {weight.name} cannot be packed: {weight.obstacle}")
         transposed, factor = uses[weight.name][0].layout
-        stored: NDArray[np.float32] = numpy_helper.to_array(tensors[weight.name])
+        stored: NDArray[np.float32] = constants.array(weight.name)
         columns = (stored if transposed else stored.T) * np.float32(factor)  # (N, K)
         blocks = (chosen or {}).get(weight.name)
         if blocks is None:
             blocks = _nearest(weight.name, columns, form)
         errors[weight.name] = relative_error(columns, blocks.restored())
-        names = _store(model, tensors, weight.name, blocks)
+        names = _store(constants, weight.name, blocks)
         for use in uses[weight.name]:
             node = _matmul(use, names, columns.shape, form)
-            matmuls[use.node.output[0]] = [node, *_addition(model, tensors, use, node)]
-        graph.initializer.remove(tensors[weight.name])
+            matmuls[use.node.output[0]] = [node, *_addition(constants, use, node)]
+        graph.initializer.remove(constants.tensors[weight.name])
     replace_nodes(model, matmuls)
     return errors
 
@@ -89,12 +90,10 @@ def _nearest(name: str, columns: NDArray[np.float32], form: PackedForm) -> Block
         raise StepFailed(f"weight {name} {error}") from error
 
 
-def _store(
-    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], name: str, blocks: Blocks
-) -> list[str]:
+def _store(constants: Constants, name: str, blocks: Blocks) -> list[str]:
     return [
-        add_constant(model, tensors, f"{name}_int{blocks.bits}", blocks.packed_in_blocks()),
-        add_constant(model, tensors, f"{name}_scale", blocks.scales),
+        constants.add(f"{name}_int{blocks.bits}", blocks.packed_in_blocks()),
+        constants.add(f"{name}_scale", blocks.scales),
     ]
 
 
@@ -115,9 +114,7 @@ def _matmul(
     )
 
 
-def _addition(
-    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], use: Use, matmul: onnx.NodeProto
-) -> list[onnx.NodeProto]:
+def _addition(constants: Constants, use: Use, matmul: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Return what adds a Gemm's third input, times its beta, to the `matmul`."""
     beta = use.number("beta", 1)
     if use.node.op_type != "Gemm" or len(use.node.input) < 3 or beta == 0:
@@ -127,7 +124,7 @@ def _addition(
         return []
     nodes = []
     if beta != 1:
-        factor = add_constant(model, tensors, f"{output}_beta", np.array(beta, np.float32))
+        factor = constants.add(f"{output}_beta", np.array(beta, np.float32))
         nodes.append(helper.make_node("Mul", [term, factor], [f"{output}_term"]))
         term = f"{output}_term"
     matmul.output[0] = f"{output}_product"

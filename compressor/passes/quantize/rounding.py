@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import quantize_columns
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks
-from compressor.onnx_graph.embedding_tables import add_constant
+from compressor.onnx_graph.constants import Constants
 from compressor.onnx_graph.gptq import (
     ActivationMoments,
     bias_correction,
@@ -129,7 +129,8 @@ class _Rounding:
         self.names = [weight.name for weight in quantization.matrices]
         self._graph, self._context = quantization.graph, quantization.context
         self._method, self._corrects = method, quantization.settings.bias_correction
-        self._tensors = {tensor.name: tensor for tensor in self._graph.graph.initializer}
+        self._constants = Constants(self._graph.graph)
+        self._tensors = self._constants.tensors
         self._uses = find_uses(self._graph.graph)
         self._readers = Counter({name: len(readers) for name, readers in self._uses.items()})
         self._readers.update(names_in_bodies(self._graph.graph))
@@ -195,12 +196,12 @@ class _Rounding:
     def _add(self, bias: Use, values: Floats, own_name: str) -> None:
         """Add `values` to a constant; other readers of it keep what they had."""
         name = bias.node.input[bias.position]
-        changed = numpy_helper.to_array(self._tensors[name]) + values
+        changed = self._constants.array(name) + values
         if self._readers[name] == 1:
             self._tensors[name].CopyFrom(numpy_helper.from_array(changed, name))
             return
         self._readers[name] -= 1
-        own = add_constant(self._graph, self._tensors, own_name, changed)
+        own = self._constants.add(own_name, changed)
         self._readers[own] = 1
         bias.node.input[bias.position] = own
 
