@@ -25,6 +25,7 @@ from compressor.errors import EnvironmentMismatch, shortened
 from compressor.files import gzipped_bytes
 from compressor.onnx_graph.narrow_columns import factor_names
 from compressor.onnx_graph.packed_weights import packed_weights
+from compressor.onnx_graph.table_codes import coded_tables
 from compressor.paths import ABSENT, unreadable
 
 # Protobuf stops at 2 GiB; the graph itself and the framing need some of it.
@@ -166,8 +167,9 @@ def parameter_counts(path: Path) -> tuple[int, int]:
       one element alone is a constant of the computation, such as 1 / sqrt(head width);
     - integers of 8 and of 4 bits count, except zero points. An element is zero when it equals its
       zero point (0 where the operator was given none), because that is what it stands for;
-    - bytes that hold several integers count as that many (`packed_weights.py`), and a table that
-      refines the rows of another not at all;
+    - bytes that hold several integers count as that many (`packed_weights.py`), and codes as the
+      weights they stand for (`table_codes.py`); a table that refines the rows of another, and the
+      vectors that codes choose from, do not count;
     - a table that only looks up what a matmul reads too (`LOOKUP_COPY` in its name) is that weight
       a second time, and does not count;
     - integers of 32 bits count where they are what an integer operator adds, its bias;
@@ -182,6 +184,8 @@ def parameter_counts(path: Path) -> tuple[int, int]:
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
     scales, zero_points = _quantization_constants(graph)
     scales |= _table_scales(graph, values) | factor_names(graph)
+    coded = coded_tables(graph)
+    scales |= {table.codebook for table in coded.values()}
     for stored in packed.values():
         scales |= {_before_casts(stored.scales, graph), stored.zero_points}
     skipped = scales | {zero_point.name for zero_point in zero_points.values()}
@@ -197,7 +201,10 @@ def parameter_counts(path: Path) -> tuple[int, int]:
         weight = values[tensor.name]
         if tensor.name in skipped:
             continue
-        if (item := packed.get(tensor.name)) is not None:
+        if (table := coded.get(tensor.name)) is not None:
+            parameters += table.num_elements
+            nonzero += table.num_elements - table.count_zeros(weight, values[table.codebook])
+        elif (item := packed.get(tensor.name)) is not None:
             parameters += item.num_elements
             nonzero += item.count_nonzero(weight, values.get(item.zero_points))
         elif tensor.name in biases or (tensor.data_type in _FLOATS and weight.size > 1):

@@ -67,7 +67,14 @@ def packed_weights(model: onnx.ModelProto) -> dict[str, PackedWeight]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
     producers = {name: node for node in model.graph.node for name in node.output}
-    lookups = {node.input[1] for node in model.graph.node if node.op_type == _LOOKUP}
+    is_bytes = {
+        name: tensor.data_type == onnx.TensorProto.UINT8 for name, tensor in tensors.items()
+    }
+    lookups = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == _LOOKUP or (node.op_type == "Gather" and is_bytes.get(node.input[0]))
+    }
     for node in model.graph.node:
         if node.op_type not in _INPUTS:
             continue
@@ -99,7 +106,7 @@ def multiplies_integers(node: onnx.NodeProto) -> bool:
 def _refines(
     node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], lookups: Collection[str]
 ) -> bool:
-    """Return whether a lookup's index was looked up itself, by that of another packed table."""
+    """Return whether a lookup's index was looked up itself, by that of packed bytes or of codes."""
     cast = producers.get(node.input[1])
     place = producers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
     return place is not None and place.op_type == "Gather" and place.input[1] in lookups

@@ -159,9 +159,13 @@ class RoundsAgain:
 class OnlyOn:
     """A value of a setting whose result only some of a pass's providers run."""
 
-    value: object
+    value: object  # None stands for all but 0, false and nothing
     providers: tuple[str, ...]
     why: str  # not on others
+
+    def is_meant(self, value: object) -> bool:
+        """Return whether `value` is one that not all of them run."""
+        return bool(value) if self.value is None else value == self.value
 
 
 @dataclass(frozen=True)

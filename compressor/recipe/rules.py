@@ -269,11 +269,11 @@ def _provider_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> I
         # A name that no provider has is a mistake of its own.
         known = [(setting, name) for setting, name in wanted if name in _PROVIDERS]
         for key, only in step.declares.narrowed_by.items():
-            for setting, name in known if step.value(key) == only.value else ():
+            for setting, name in known if only.is_meant(step.value(key)) else ():
                 if name not in only.providers and (allowed is None or name in allowed):
                     yield Mistake(
                         ("passes", step.index, key),
-                        f"{only.value} gives a model for {' or '.join(only.providers)}, but "
+                        f"{step.value(key)} gives a model for {' or '.join(only.providers)}, but "
                         f"{setting} asks for {name}, where {only.why}",
                     )
         if allowed is None:

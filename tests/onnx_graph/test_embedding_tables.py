@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.block_weights import quantize_blocks
-from compressor.onnx_graph.embedding_tables import Int4Tables, reasons_against_int4, store_weights
+from compressor.onnx_graph.embedding_tables import NarrowTables, reasons_against, store_weights
 from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 
 RANDOM = np.random.default_rng(3)
@@ -20,7 +20,7 @@ def lookup(table: str = "w", output: str = "y", **attributes: int):
 
 
 def store(model, *names: str, block_size: int = 16, refined: Any = None) -> dict[str, float]:
-    tables = Int4Tables(frozenset(names), block_size, refined or {})
+    tables = NarrowTables(frozenset(names), block_size, refined=refined or {})
     return store_weights(
         model, find_quantizable_weights(model), activations="per_token", tables=tables
     )
@@ -146,7 +146,7 @@ def test_small_tables_and_odd_widths_are_told_apart_with_the_reason(make_graph):
     ]
     tables = {"words": (100, 16), "kinds": (2, 16), "odd": (100, 15)}
     constants = {name: np.ones(shape, np.float32) for name, shape in tables.items()}
-    reasons = reasons_against_int4(find_quantizable_weights(make_graph(nodes, INDICES, constants)))
+    reasons = reasons_against(find_quantizable_weights(make_graph(nodes, INDICES, constants)), None)
     assert reasons.keys() == {"kinds", "odd"}
     assert "small" in reasons["kinds"]
     assert "odd width" in reasons["odd"]

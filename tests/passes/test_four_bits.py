@@ -67,9 +67,31 @@ def test_rows_that_texts_look_up_most_are_refined_and_no_parameters_are_added(
     notes.clear()
     apply(exported, refined_rows=1000, **settings)
     assert any(f"its {len(counts)} most frequent rows" in note for note in notes)
-    with pytest.raises(ValidationError, match="refined_rows: 5 is for int4 tables"):
+    with pytest.raises(ValidationError, match="refined_rows: 5 is for tables in int4 or codes"):
         QuantizeDynamic(refined_rows=5)
     assert QuantizeDynamic(embeddings="int4", refined_rows=5).required_splits() == {"calibration"}
+
+
+def test_rows_of_rare_pieces_are_codes_and_the_others_have_four_bits_more(
+    exported: OnnxModel, apply, notes: list[str], tiny_bert: TorchModel, text_dataset: Dataset
+):
+    settings = {"embeddings": "codes", "code_width": 2, "exclude": ("*position*",)}
+    plain = apply(exported).size()
+    coded = apply(exported, refined_rows=5, **settings)
+    assert stored(coded, "_codes") == {WORDS}
+    assert stored(coded, "_rest_int4") == {WORDS}
+    assert coded.size().parameters == plain.parameters
+    assert any(f"{WORDS} holds codes, 2 weights to a byte, its 5 most" in note for note in notes)
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
+    expected = exported.predict(batch)
+    assert np.abs(coded.predict(batch) - expected).max() < 0.3 * np.abs(expected).max()
+    notes.clear()
+    assert not stored(apply(exported, embeddings="codes", code_width=7), "_codes")
+    assert any(f"{WORDS} is int8 and not codes: code_width: 7 does" in note for note in notes)
+    with pytest.raises(ValidationError, match="code_width: 6 is for tables of codes"):
+        QuantizeDynamic(embeddings="int4", code_width=6)
+    milder, *_ = QuantizeDynamic(embeddings="codes", code_width=6, refined_rows=9).milder()
+    assert (milder.embeddings, milder.code_width, milder.refined_rows) == ("int8", 12, 0)
 
 
 def test_what_multiplies_one_token_of_a_text_is_int4_and_the_rest_int8(

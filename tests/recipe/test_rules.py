@@ -224,6 +224,17 @@ def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path)
         (
             {
                 "export": {"provider": "openvino"},
+                "passes": [
+                    {"kind": "quantize_dynamic", "embeddings": "codes", "refined_rows": 500}
+                ],
+            },
+            ("passes", 0, "refined_rows"),
+            "500 gives a model for cpu or cuda, but export.provider asks for openvino, where "
+            "nothing looks rows up in 4 bits; leave refined_rows out",
+        ),
+        (
+            {
+                "export": {"provider": "openvino"},
                 "passes": [{"kind": "quantize_static", "convolutions": "int8"}],
             },
             ("passes", 0, "convolutions"),

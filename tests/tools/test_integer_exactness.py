@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compressor.models.onnx_model import optimized_graph
-from compressor.onnx_graph.embedding_tables import store_int4_tables
+from compressor.onnx_graph.embedding_tables import NarrowTables, store_narrow_tables
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
@@ -159,7 +159,7 @@ def table_graph(make_graph, width: int) -> onnx.ModelProto:
     table = RANDOM.standard_t(3, size=(50, width)).astype(np.float32)
     nodes = [helper.make_node("Gather", ["t", "i"], ["y"])]
     graph = make_graph(nodes, {"i": (TensorProto.INT64, [None, None])}, {"t": table})
-    store_int4_tables(graph, find_quantizable_weights(graph), block_size=32)
+    store_narrow_tables(graph, find_quantizable_weights(graph), NarrowTables())
     return graph
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compressor.models.onnx_model import OnnxModel
-from compressor.onnx_graph.embedding_tables import Int4Tables, store_weights
+from compressor.onnx_graph.embedding_tables import NarrowTables, store_weights
 from compressor.onnx_graph.int8_weights import Activations
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_uses
@@ -21,7 +21,7 @@ from compressor.passes.quantize.quantization import Quantization
 from compressor.passes.quantize.rounding import round_to_blocks, round_to_int8, round_to_narrow
 from compressor.passes.quantize.sensitivity import note_kept, weights_to_keep
 from compressor.passes.quantize.settings import CalibratedSettings, Int8Settings, ObservingSettings
-from compressor.passes.quantize.tables import int4_tables, note_tables
+from compressor.passes.quantize.tables import narrow_tables, note_tables
 from compressor.words import counted, listing
 
 # Of what multiplies one token of a text: weights of a column that share a scale are 128.
@@ -92,7 +92,7 @@ class StoredInt8:
     """
 
     weights: tuple[QuantizableWeight, ...]
-    tables: Int4Tables
+    tables: NarrowTables
     errors: Mapping[str, float]
     packed: Names
     kept: Names
@@ -103,7 +103,7 @@ def store_int8(quantization: Quantization[Int8Settings], activations: Activation
 
     Raises `StepFailed` when a weight, an observed activation or a logit is not finite.
     """
-    tables = int4_tables(quantization)
+    tables = narrow_tables(quantization)
     kept = weights_to_keep(quantization, activations=activations, tables=tables)
     quantization = quantization.without(kept)
     packed = _pack_once_per_text(quantization)

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from compressor.models.components import layer_of
 from compressor.models.onnx_model import OnnxModel
-from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables, store_weights
+from compressor.onnx_graph.embedding_tables import NO_NARROW_TABLES, NarrowTables, store_weights
 from compressor.onnx_graph.int8_weights import Activations
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.onnx_graph.qdq import SignedScales
@@ -71,7 +71,7 @@ def weights_to_keep(
     quantization: Quantization[SensitiveSettings],
     *,
     activations: Activations | SignedScales,
-    tables: Int4Tables = NO_INT4,
+    tables: NarrowTables = NO_NARROW_TABLES,
 ) -> tuple[str, ...]:
     """Return the `keep_sensitive` weights that cost most a byte, and record what each one costs.
 
@@ -107,7 +107,7 @@ def weights_to_keep(
 def _sensitivities(
     quantization: Quantization[SensitiveSettings],
     activations: Activations | SignedScales,
-    tables: Int4Tables,
+    tables: NarrowTables,
 ) -> list[Sensitivity]:
     """Return what each weight alone costs."""
     context, graph, weights = quantization.context, quantization.graph, quantization.weights
@@ -229,7 +229,7 @@ def quantized_alone(
     weight: QuantizableWeight,
     *,
     activations: Activations | SignedScales,
-    tables: Int4Tables = NO_INT4,
+    tables: NarrowTables = NO_NARROW_TABLES,
 ) -> onnx.ModelProto:
     """Return a copy of the float graph `model` in which `weight` alone is int8, or int4."""
     return with_stored(model, [weight], activations=activations, tables=tables)
@@ -240,7 +240,7 @@ def with_stored(
     weights: Sequence[QuantizableWeight],
     *,
     activations: Activations | SignedScales,
-    tables: Int4Tables = NO_INT4,
+    tables: NarrowTables = NO_NARROW_TABLES,
 ) -> onnx.ModelProto:
     """Return a copy of the float graph `model` in which `weights` are int8, or int4."""
     variant = onnx.ModelProto()

@@ -34,6 +34,7 @@ _RESCALES = RoundsAgain(
 )
 _KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 _KEPT_BY_AUTO = 2  # or about so many
+_CODE_WIDTH = 12  # numbers of a row to a byte: on MiniLM's rare pieces more lose, fewer gain little
 _MATRIX_BLOCK: BlockSize = 64  # weights of a column in four bits that share a factor
 # Of none and 0.5 to 0.9 the one with the smallest error on MiniLM: activations have one scale for
 # all channels and lose more to large ones than weights, which have one for each column.
@@ -45,7 +46,7 @@ def _spelt_out(value: object) -> object:
     return "int8" if value is True else value
 
 
-Embeddings = Annotated[Literal["int8", "int4", False], BeforeValidator(_spelt_out)]
+Embeddings = Annotated[Literal["int8", "int4", "codes", False], BeforeValidator(_spelt_out)]
 BlockSize = Literal[16, 32, 64, 128, 256]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 Form = Literal["per_token", "per_tensor", "static", "mixed"]
@@ -99,14 +100,27 @@ class IntegerSettings(WeightSettings):
     narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {
         "embeddings": OnlyOn(
             "int4", ("cpu", "cuda"), "nothing looks rows up in 4 bits; write embeddings: int8"
-        )
+        ),
+        "refined_rows": OnlyOn(
+            None, ("cpu", "cuda"), "nothing looks rows up in 4 bits; leave refined_rows out"
+        ),
     }
 
     embeddings: Embeddings = Field(
         "int8",
         description="how embedding tables are stored: with one scale for each row in int8, in half "
         "of that and less exactly with one for each block of a row in int4 (small ones, which "
-        "every text reads, stay int8), or in float; true is int8",
+        "every text reads, stay int8), with one byte for code_width numbers of a row together in "
+        "codes (for pieces that texts hardly ever contain, where refined_rows holds the others), "
+        "or in float; true is int8",
+    )
+    code_width: int = Field(
+        _CODE_WIDTH,
+        ge=2,
+        le=64,
+        exclude_if=lambda value: value == _CODE_WIDTH,  # so that steps are those of before
+        description="with embeddings: codes, neighbouring numbers of a row that one byte stands "
+        "for; they have to divide the row",
     )
     embedding_block: BlockSize = Field(
         32, description="weights of an int4 table's row that share one scale"
@@ -114,9 +128,9 @@ class IntegerSettings(WeightSettings):
     refined_rows: int = Field(
         0,
         ge=0,
-        description="rows of each int4 table, those that texts of the calibration split look up "
-        "most often, that get four bits more: a thousand pieces are most of what a text is made of "
-        "(of `rows` of them, or of 10,000 where the split has as many)",
+        description="rows of each table in int4 or codes, those that texts of the calibration "
+        "split look up most often, that get four bits more: a thousand pieces are most of what a "
+        "text is made of (of `rows` of them, or of 10,000 where the split has as many)",
     )
     rounding: Literal["nearest", "gptq"] = Field(
         "nearest",
@@ -164,19 +178,28 @@ class IntegerSettings(WeightSettings):
         """Return whether rounding reads calibration rows."""
         return self.rounding != "nearest" or self.bias_correction
 
-    def _without_int4(self) -> Self:
-        """Return these settings with int4 tables, which lose the most, in int8."""
+    def _without_narrow_tables(self) -> Self:
+        """Return these settings with tables of fewer bits, which lose the most, in int8."""
         return self.model_copy(update=self._int8_tables())
 
     def _int8_tables(self) -> dict[str, object]:
-        return {"embeddings": self.embeddings and "int8", "refined_rows": 0}
+        return {
+            "embeddings": self.embeddings and "int8",
+            "refined_rows": 0,
+            "code_width": _CODE_WIDTH,
+        }
 
     @model_validator(mode="after")
-    def _refines_int4_tables(self) -> Self:
-        if self.refined_rows and self.embeddings != "int4":
+    def _narrows_tables(self) -> Self:
+        if self.refined_rows and self.embeddings not in ("int4", "codes"):
             raise ValueError(
-                f"refined_rows: {self.refined_rows} is for int4 tables; write embeddings: int4, or "
-                f"leave it out"
+                f"refined_rows: {self.refined_rows} is for tables in int4 or codes; write "
+                f"embeddings: int4, or leave it out"
+            )
+        if self.code_width != _CODE_WIDTH and self.embeddings != "codes":
+            raise ValueError(
+                f"code_width: {self.code_width} is for tables of codes; write embeddings: codes, "
+                f"or leave it out"
             )
         return self
 
@@ -280,8 +303,8 @@ class Int8Settings(SensitiveSettings, IntegerSettings):
         """Yield all in int8, finer activations, then sensitive weights and tables in float."""
         finest = self
         wide = self.model_copy(update={"matrices": "int8", "matrix_block": _MATRIX_BLOCK})
-        int8 = wide._without_int4().model_copy(update={"once_per_text": "int8"})
-        for milder in (wide, wide._without_int4(), int8, int8._finest()):
+        int8 = wide._without_narrow_tables().model_copy(update={"once_per_text": "int8"})
+        for milder in (wide, wide._without_narrow_tables(), int8, int8._finest()):
             if milder != finest:
                 yield milder
             finest = milder

@@ -1,4 +1,4 @@
-"""Embedding tables in int4: which become it, which of their rows get more bits, what they lose."""
+"""Embedding tables in int4 or codes: which become it, which rows get more bits, what they lose."""
 
 from __future__ import annotations
 
@@ -8,43 +8,51 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables, reasons_against_int4
+from compressor.onnx_graph.embedding_tables import NO_NARROW_TABLES, NarrowTables, reasons_against
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_uses
 from compressor.passes.quantize.calibration import calibrate
 from compressor.passes.quantize.quantization import Quantization
 from compressor.passes.quantize.settings import ROWS_WITHOUT_COMPUTING, IntegerSettings
 
 
-def int4_tables(quantization: Quantization[IntegerSettings]) -> Int4Tables:
-    """Return which tables become int4, none unless the settings say so."""
+def narrow_tables(quantization: Quantization[IntegerSettings]) -> NarrowTables:
+    """Return which tables take fewer bits than int8, none unless the settings say so."""
     settings = quantization.settings
-    if settings.embeddings != "int4":
-        return NO_INT4
-    reasons = reasons_against_int4(quantization.weights)
+    if settings.embeddings not in ("int4", "codes"):
+        return NO_NARROW_TABLES
+    width = _code_width(settings)
+    reasons = reasons_against(quantization.weights, width)
     tables = [table.name for table in quantization.tables if table.name not in reasons]
     refined = frequent_rows(quantization, tables) if settings.refined_rows else {}
-    return Int4Tables(frozenset(tables), settings.embedding_block, refined)
+    return NarrowTables(frozenset(tables), settings.embedding_block, width, refined)
 
 
 def note_tables(
     quantization: Quantization[IntegerSettings],
     chosen: Iterable[QuantizableWeight],
-    int4: Int4Tables,
+    narrow: NarrowTables,
     errors: Mapping[str, float],
 ) -> None:
-    """Note what the int4 tables lose, by `errors`, and which tables of `chosen` are none."""
+    """Note what the narrow tables lose, by `errors`, and which tables of `chosen` are none."""
     settings, note = quantization.settings, quantization.context.note
-    if settings.embeddings != "int4":
+    if settings.embeddings not in ("int4", "codes"):
         return
+    form, to_each = f"{settings.embeddings} weights", f"{settings.embedding_block} to a scale"
+    if settings.embeddings == "codes":
+        form, to_each = "codes", f"{settings.code_width} weights to a byte"
     for name, error in errors.items():
-        refined = len(int4.refined.get(name, ()))
+        refined = len(narrow.refined.get(name, ()))
         finer = f", its {refined:,} most frequent rows in two steps" if refined else ""
         note(
-            f"{name} holds int4 weights, {settings.embedding_block} to a scale{finer}; rounding "
-            f"moves them by {100 * error:.1f}% (root mean square)."
+            f"{name} holds {form}, {to_each}{finer}; rounding moves them by {100 * error:.1f}% "
+            f"(root mean square)."
         )
-    for name, reason in reasons_against_int4(chosen).items():
-        note(f"{name} is int8 and not int4: {reason}.")
+    for name, reason in reasons_against(chosen, _code_width(settings)).items():
+        note(f"{name} is int8 and not {settings.embeddings}: {reason}.")
+
+
+def _code_width(settings: IntegerSettings) -> int | None:
+    return settings.code_width if settings.embeddings == "codes" else None
 
 
 class _LookedUp:

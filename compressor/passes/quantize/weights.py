@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 
 from compressor.models.onnx_model import OnnxModel
-from compressor.onnx_graph.embedding_tables import Int4Tables, store_weights
+from compressor.onnx_graph.embedding_tables import NarrowTables, store_weights
 from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 from compressor.passes.base import PassContext
 from compressor.passes.quantize.quantization import (
@@ -22,7 +22,7 @@ from compressor.passes.quantize.quantization import (
 )
 from compressor.passes.quantize.rounding import round_to_blocks
 from compressor.passes.quantize.settings import QuantizeWeights
-from compressor.passes.quantize.tables import int4_tables, note_tables
+from compressor.passes.quantize.tables import narrow_tables, note_tables
 from compressor.words import counted, listing, verb_for
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def apply(settings: QuantizeWeights, model: OnnxModel, context: PassContext) -> 
     quantization = find_weights(settings, model, context)
     graph, bits, block_size = quantization.graph, settings.bits, settings.block_size
     with finite_numbers_expected():
-        int4 = int4_tables(quantization)
+        int4 = narrow_tables(quantization)
         rounded = round_to_blocks(quantization, settings.rounding, bits=bits, block_size=block_size)
         form = PackedForm(bits, block_size, settings.activations)
         errors = pack_matrices(graph, quantization.matrices, form, chosen=rounded)
@@ -50,7 +50,7 @@ def apply(settings: QuantizeWeights, model: OnnxModel, context: PassContext) -> 
 def _note(
     quantization: Quantization[QuantizeWeights],
     errors: Mapping[str, float],
-    int4: Int4Tables,
+    int4: NarrowTables,
     int4_errors: Mapping[str, float],
 ) -> None:
     """Note what the matrices in `errors` and the tables in `int4_errors` lose, and the rest."""

@@ -32,7 +32,7 @@ from compressor.errors import StepFailed
 from compressor.models.families.prunable import not_simulated
 from compressor.onnx_graph.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
 from compressor.onnx_graph.block_weights import quantize_blocks
-from compressor.onnx_graph.embedding_tables import BITS, reasons_against_int4
+from compressor.onnx_graph.embedding_tables import BITS, reasons_against
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 from compressor.onnx_graph.quantized_activations import SYMMETRIC, ScaleAndZeroPoint, TokenScale
@@ -329,7 +329,7 @@ def _round_tables(module: nn.Module, min_elements: int, int4_block: int | None) 
         QuantizableWeight(name, "table", tuple(part.weight.shape), (), None)
         for name, part in found.items()
     ]
-    against = reasons_against_int4(weights)
+    against = reasons_against(weights, None)
     for name, table in found.items():
         values = table.weight.detach().cpu().numpy()
         try:
