@@ -552,6 +552,27 @@ def pruning_alone() -> str:
     return "\n".join([*lines, "", said, "", source("pruning-alone", results)])
 
 
+def tables() -> str:
+    """Return the table of what smaller tables of words lose, by how they are stored."""
+    results = read_results("tables")
+    about = results["about"]
+    lines = [
+        "| table of words | pieces | MB | times smaller | points lost | predictions changed |",
+        "|:--|--:|--:|--:|:--|--:|",
+    ]
+    lines += [
+        f"| {row['form']} | {row['pieces']:,} | {row['bytes'] / 1e6:.1f} | "
+        f"{about['bytes'] / row['bytes']:.1f}× | {row['points_lost']:.2f} ± {row['within']:.2f} | "
+        f"{row['changed_percent']:.1f}% |"
+        for row in results["rows"]
+    ]
+    said = (
+        f"<sub>{about['rows']:,} rows set apart, of which the checkpoint of "
+        f"{about['bytes'] / 1e6:.1f} MB gets {about['accuracy']:.2f}% right.</sub>"
+    )
+    return "\n".join([*lines, "", said, "", source("tables", results)])
+
+
 def simulated_cost() -> str:
     """Return the table of what passes would cost on GPUs, which was simulated."""
     results = read_results("simulated-cost")
@@ -918,6 +939,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm64": arm64,
     "pruning_cost": pruning_cost,
     "pruning_alone": pruning_alone,
+    "tables": tables,
     "convolutions": convolutions,
     "families_int8": families_int8,
     "processes": processes,
