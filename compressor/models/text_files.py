@@ -61,12 +61,13 @@ def positions_limit(place: Path, value: object) -> int | None:
 
 
 def check_text_files(
-    files: CheckpointFiles, *, max_length: int | None, pooling: str | None
+    files: CheckpointFiles, *, max_length: int | None, pooling: str | None, is_teacher: bool = False
 ) -> int | None:
     """Return how many tokens a checkpoint's files allow at most; None where they do not say.
 
     A model of a family that is not known may read a few less. `max_length` is what the
-    artifact is to read at most where the recipe says so, `pooling` that of a sentence encoder.
+    artifact is to read at most where the recipe says so, `pooling` that of a sentence encoder. What
+    a teacher gives for a text may depend on its batch, and is no score.
 
     Raises `EnvironmentMismatch` for limits and padding that cannot be right.
     """
@@ -80,8 +81,29 @@ def check_text_files(
         positions = max(1, positions - first_position(config))  # loading refuses one without room
     limit = min((found for found in (own, positions) if found is not None), default=None)
     _check_side(files, settings, pooling)
+    if not is_teacher:
+        check_padding(files)
     check_attention(files, min(limit or NO_LIMIT, max_length or NO_LIMIT))
     return limit
+
+
+def check_padding(files: CheckpointFiles) -> None:
+    """Raise `EnvironmentMismatch` where outputs depend on how far a text is padded, as is known."""
+    kind = files.config.get("model_type")
+    if (reason := family_of(kind).reads_padding) is not None:
+        raise EnvironmentMismatch(
+            f"{files.name}: models of type '{kind}' {reason}, so a prediction depends on how far a "
+            f"text is padded in its batch; use an architecture whose mask keeps padding out"
+        )
+
+
+def full_attention(config: Mapping[str, object]) -> int | None:
+    """Return how many tokens see each other whatever was read before; None for any number."""
+    family = family_of(config.get("model_type"))
+    if not family.is_block_sparse or config.get("attention_type", "block_sparse") != "block_sparse":
+        return None
+    size, random = config.get("block_size", 64), config.get("num_random_blocks", 3)
+    return (5 + 2 * random) * size if type(size) is int and type(random) is int else 0
 
 
 def check_attention(files: CheckpointFiles, max_length: int) -> None:
@@ -89,18 +111,8 @@ def check_attention(files: CheckpointFiles, max_length: int) -> None:
 
     `max_length` is the most tokens that are read of one.
     """
-    config, kind = files.config, files.config.get("model_type")
-    family = family_of(kind)
-    if not family.takes_mask:
-        raise EnvironmentMismatch(
-            f"{files.name}: models of type '{kind}' take no attention mask, so a prediction "
-            f"depends on how far a text is padded in its batch; use an architecture with a mask"
-        )
-    if not family.is_block_sparse or config.get("attention_type", "block_sparse") != "block_sparse":
-        return
-    size, random = config.get("block_size", 64), config.get("num_random_blocks", 3)
-    full = (5 + 2 * random) * size if type(size) is type(random) is int else 0
-    if max_length > full:
+    full = full_attention(files.config)
+    if full is not None and max_length > full:
         raise EnvironmentMismatch(
             f"{files.name}: its attention is block_sparse, which it uses for texts of more than "
             f"{full} tokens only, and not at all once it has read a shorter one, so predictions "

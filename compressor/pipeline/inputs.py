@@ -329,7 +329,12 @@ def check_text_inputs(recipe: Recipe) -> None:
             pooling = _pooling(recipe, key, files)
             if task is not None and not task_class(task).reads_tokens:
                 continue  # a pair of encoders has a tokenizer, which that of images does not read
-            limit = check_text_files(files, max_length=recipe.export.max_length, pooling=pooling)
+            limit = check_text_files(
+                files,
+                max_length=recipe.export.max_length,
+                pooling=pooling,
+                is_teacher=key.endswith(".teacher"),
+            )
         except EnvironmentMismatch as error:
             problems.append(recipe.describe(key, str(error)))
         except RecipeError as error:

@@ -53,6 +53,8 @@ def test_a_damaged_file_is_left_to_the_loading_of_the_tokenizer(tmp_path: Path):
         ({}, {"max_position_embeddings": 1.5}, r"max_position_embeddings is 1\.5"),
         ({"padding_side": "both"}, {}, 'padding_side is "both"; allowed are left and right'),
         ({}, {"model_type": "fnet"}, "takes? no attention mask"),
+        ({}, {"model_type": "convbert"}, "convolve over tokens and padding alike, so a prediction"),
+        ({}, {"model_type": "yoso"}, "let padding weigh on all tokens in transformers 5"),
         (
             {"model_max_length": 4096},
             {"model_type": "big_bird"},
@@ -66,6 +68,11 @@ def test_what_cannot_be_right_is_refused(
     files = files_with(tmp_path, tokenizer, **config)
     with pytest.raises(EnvironmentMismatch, match=message):
         check_text_files(files, max_length=None, pooling=None)
+
+
+def test_what_a_teacher_gives_may_depend_on_padding(tmp_path: Path):
+    files = files_with(tmp_path, {"model_max_length": 128}, model_type="convbert")
+    assert check_text_files(files, max_length=None, pooling=None, is_teacher=True) == 128
 
 
 def test_the_first_token_of_texts_that_are_padded_on_the_left_is_refused(tmp_path: Path):

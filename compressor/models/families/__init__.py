@@ -35,6 +35,7 @@ from compressor.models.families.not_prunable import (
     SQUEEZEBERT,
     UNKNOWN,
     WINDOWS,
+    YOSO,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
 from compressor.models.families.speech import SPECTROGRAM_TRANSFORMER, WAV2VEC2, WHISPER
@@ -110,6 +111,7 @@ FAMILIES: Mapping[str, Family] = {
     "xlm-roberta": ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,
     "xmod": XMOD,
+    "yoso": YOSO,
 }
 
 

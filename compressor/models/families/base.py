@@ -186,7 +186,9 @@ class Family:
     # Whether its int8 file was compared with its simulation in PyTorch, and gave the same logits.
     int8_simulated: bool = False
     shares_layers: bool = False  # one set of weights for all of them
-    takes_mask: bool = True  # else positions are mixed with those of padding
+    # What it does to padding, where outputs depend on how far a text is padded; None where a mask
+    # keeps both apart.
+    reads_padding: str | None = None
     # Whether its attention takes blocks in place of all tokens where a text has many of them, and
     # all tokens from then on once it has read a shorter text.
     is_block_sparse: bool = False

@@ -5,18 +5,32 @@ from __future__ import annotations
 from compressor.models.families.base import Family
 
 UNKNOWN = Family("where its heads and neurons sit is not known")
+# It multiplies by one and a ten-thousandth of the mask, and transformers 5 masks by the least
+# number of a float, not by -10,000 as it was trained with.
+YOSO = Family(UNKNOWN.encoder, reads_padding="let padding weigh on all tokens in transformers 5")
 CONVBERT = Family(
-    "its heads share an output with convolutions over the same tokens", int8_simulated=True
+    "its heads share an output with convolutions over the same tokens",
+    int8_simulated=True,
+    reads_padding="convolve over tokens and padding alike",
 )
-MOBILEBERT = Family("its layers have several feed-forward networks in a bottleneck")
-SQUEEZEBERT = Family("its layers are grouped convolutions, whose groups are of one width")
+MOBILEBERT = Family(
+    "its layers have several feed-forward networks, and a layer is pruned as an attention and one "
+    "feed-forward network around one width"
+)
+SQUEEZEBERT = Family(
+    "its layers are convolutions in groups, of which each has to stay as wide as the others, and "
+    "units are found in linear layers alone"
+)
 GATED_POSITIONS = Family("gates of its attention are as wide as the number of heads (WavLM)")
 WINDOWS = Family("its stages differ in width, and biases of its windows in their number of heads")
 CONVOLUTIONS = Family("its layers are convolutions, which have no heads and no neurons")
 BIG_BIRD = Family(
     "its attention takes blocks in place of all tokens where a text is long", is_block_sparse=True
 )
-FNET = Family("its layers mix tokens by a Fourier transform and have no heads", takes_mask=False)
+FNET = Family(
+    "its layers mix tokens by a Fourier transform and have no heads",
+    reads_padding="take no attention mask",
+)
 # Positions as RoBERTa's, and projections of its own for the tokens that see all others.
 LONGFORMER = Family(
     "its attention has windows, and projections of its own for tokens that see all others",

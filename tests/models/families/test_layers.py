@@ -75,7 +75,12 @@ def test_the_parts_of_a_vit_layer_are_found(tiny_vit: TorchModel):
             {"scale_attn_by_inverse_layer_idx": True},
             "it is configured with scale_attn_by_inverse_layer_idx",
         ),
-        ("mobilebert", {}, "its layers have several feed-forward networks in a bottleneck"),
+        (
+            "mobilebert",
+            {},
+            "its layers have several feed-forward networks, and a layer is pruned as an attention "
+            "and one feed-forward network around one width",
+        ),
         ("ibert", {}, "where its heads and neurons sit is not known"),
         ("bert", {"is_decoder": True}, "it is configured as a decoder"),
     ],
