@@ -13,6 +13,7 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.weight_files import StoredTensor
+from compressor.runtime.sounds import READS_SAMPLES
 from compressor.tasks import Task, task_class, task_names
 from compressor.tasks.head import (
     HeadProblem,
@@ -99,12 +100,14 @@ class CheckpointFiles:
             return "sentence-embedding"  # whatever head the encoder was saved with
         known = ", ".join(task_names())
         if _SPEECH.search(kind := self.config["model_type"]):
-            if (task := self._task_of_head()) is not None:
+            task = self._task_of_head()
+            if task is not None and task_class(task).input_column == "audio":
                 return task
             raise EnvironmentMismatch(
                 f"{self.name}: model type '{kind}' reads sound, and of that "
                 f"{', '.join(self.architectures) or 'nothing'} is for no task; give a checkpoint "
-                f"that was fine-tuned for one of {known}"
+                f"that was fine-tuned for one of {known}, of sounds one of type "
+                f"{', '.join(READS_SAMPLES)}"
             )
         known_heads = tuple(kind.head for kind in map(task_class, task_names()) if kind.has_head)
         gives = other_head([item for item in self.architectures if not item.endswith(known_heads)])

@@ -239,9 +239,14 @@ def test_the_old_layout_of_sentence_transformers_names_the_folder(copy: Path, tm
         find_checkpoint(str(old))
 
 
-def test_a_checkpoint_of_sound_is_told_by_its_type(copy: Path):
-    edit_config(copy, model_type="wav2vec2", architectures=["Wav2Vec2ForCTC"])
-    with pytest.raises(EnvironmentMismatch, match="'wav2vec2' reads sound"):
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [("wav2vec2", "Wav2Vec2ForCTC"), ("sew", "SEWForSequenceClassification")],
+    ids=["a head for no task", "a head that is called as that for texts"],
+)
+def test_a_checkpoint_of_sound_is_told_by_its_type(copy: Path, model_type: str, architecture: str):
+    edit_config(copy, model_type=model_type, architectures=[architecture])
+    with pytest.raises(EnvironmentMismatch, match=f"'{model_type}' reads sound.* of type audio-"):
         find_checkpoint(str(copy)).infer_task()
 
 
