@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from compressor.errors import RecipeError, StepFailed
 from compressor.models.families.layers import encoder_layers
+from compressor.passes import Pass, settings_of
 from compressor.passes.prune_structured.budget import Freedom, check_ratio, encoder_cost
 from compressor.passes.prune_structured.reconstruct import most_unknowns
 from compressor.report import units
@@ -25,6 +26,7 @@ from compressor.starter.provable import (
     look_forward,
     round_up,
 )
+from compressor.starter.questions import why_not
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
 from compressor.tasks import find_metric
 from compressor.words import about, counted, points
@@ -69,6 +71,7 @@ class Pruning:
     rows: int | None  # calibration rows that are read; None for as many as the pass reads itself
     epochs: float | None  # of the recovery; None without one
     seconds: float
+    hidden: bool = True  # whether the recovery compares hidden states
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,28 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
         check_ratio(cost, ratio, Freedom(_BLOCK, heads=not keeps_heads))
     except StepFailed as error:
         return None, str(error)
-    return Pruning(ratio, limit, epochs, fit_s + train_s), ""
+    if epochs is None:
+        return Pruning(ratio, limit, None, fit_s), ""
+    rows_read = {"train": trial.searched}
+    for hidden in (True, False):
+        found = Pruning(ratio, limit, epochs, fit_s + train_s, hidden)
+        step = step_of(found, keeps_heads=keeps_heads)
+        if why_not(step, trial.model, trial.files, rows_read) is None:
+            return found, ""
+    return Pruning(_RATIO_OF_FEW, limit, None, fit_s), ""
+
+
+def step_of(pruning: Pruning, *, keeps_heads: bool = False) -> Pass:
+    """Return the pass that is written for a pruning, as far as a checkpoint may forbid it."""
+    recovery = {
+        "kind": "distill",
+        "epochs": pruning.epochs,
+        "hidden_weight": 1.0 if pruning.hidden else 0.0,
+    }
+    settings = {"kind": "prune_structured", "method": "reconstruction", "ratio": pruning.ratio}
+    heads = {"head_ratio": 0} if keeps_heads else {}
+    trained = {} if pruning.epochs is None else {"recovery": recovery}
+    return settings_of({**settings, **heads, **trained})
 
 
 def _choose(

@@ -13,13 +13,11 @@ from pathlib import Path
 import yaml
 
 from compressor.data.settings import Quoting, SplitSource
-from compressor.models.text_files import MOST_UNASKED
 from compressor.paths import is_folder
 from compressor.report import units
 from compressor.starter.columns import Guess
 from compressor.starter.lengths import Lengths
 from compressor.starter.plan import Plan, Pruning
-from compressor.tasks import NO_LIMIT
 from compressor.words import counted, few_of, points
 
 # Words that YAML may read as they are, such as no number; anything else is quoted.
@@ -27,7 +25,6 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _COMMENT_COLUMN = 38
 _WIDTH = 98
 
-_USUAL_LENGTH = 512  # tokens
 MAX_TRAIN_ROWS = 20_000
 MAX_DOCUMENTS = 10_000  # that are searched in each split, beside those that are relevant
 
@@ -201,7 +198,8 @@ def _prune(facts: StarterFacts, pruning: Pruning) -> Iterator[str]:
     yield "      kind: distill"
     yield f"      epochs: {pruning.epochs:g}"
     yield "      learning_rate: 1.0e-4"
-    yield "      hidden_weight: 1.0"
+    if pruning.hidden:
+        yield "      hidden_weight: 1.0"
     yield "      dropout: false"
     if facts.lengths is not None:
         yield "      freeze_embeddings: true"
@@ -210,12 +208,8 @@ def _prune(facts: StarterFacts, pruning: Pruning) -> Iterator[str]:
 def _rest(facts: StarterFacts, output: Path) -> Iterator[str]:
     yield "export:"
     yield _line(f"  provider: {facts.provider}", "where the model will run")
-    if facts.lengths is not None and facts.lengths.limit > MOST_UNASKED:
-        most = max(_USUAL_LENGTH, facts.lengths.longest)
-        told = "tokens that the artifact reads at most; the checkpoint has no such limit"
-        if facts.lengths.limit < NO_LIMIT:
-            told = f"tokens that the artifact reads at most; the checkpoint {facts.lengths.limit:,}"
-        yield _line(f"  max_length: {most}", told)
+    if facts.lengths is not None and facts.lengths.most is not None:
+        yield _line(f"  max_length: {facts.lengths.most}", facts.lengths.most_why)
     if facts.length is not None:
         told = "samples that every sound is cut or padded to; the longest has as many"
         yield _line(f"  max_length: {facts.length}", told)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compressor.data import Dataset
 from compressor.data.sampling import evenly_spread
 from compressor.errors import RecipeError
+from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.layerwise import run_layer
@@ -25,6 +26,7 @@ from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
+from compressor.starter.questions import ask_for_an_export, ask_for_one_prediction
 from compressor.tasks import Outputs, Task, identity_of
 from compressor.tasks.ranking import group_numbers
 from compressor.verify.evaluation import predict_outputs
@@ -42,6 +44,7 @@ class Trial:
     """What the first look found."""
 
     model: TorchModel
+    files: CheckpointFiles
     searched: Dataset  # the rows that were looked at
     outputs: Outputs
     seconds_per_row: float  # of the float model, in batches of 32
@@ -61,9 +64,19 @@ class Trial:
         return self.model.task.unscorable(metric, self.searched.truth())
 
 
-def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
+def look_at(
+    recipe: Recipe,
+    model: TorchModel,
+    files: CheckpointFiles,
+    length: int | None,
+    progress: Progress,
+) -> Trial:
     """Read the splits of a draft, and let the checkpoint predict as many rows as time allows.
 
+    `length` is how many tokens the artifact reads at most; None for images.
+
+    Raises `EnvironmentMismatch` where predictions depend on how rows are put together, and where a
+    checkpoint of an unknown model type cannot be exported.
     Raises `RecipeError` as a run does for rows that cannot be read or cut, and where every row gets
     the same prediction, and where the labels surely number the classes otherwise.
     """
@@ -71,11 +84,13 @@ def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
     search = splits["search"]
     metric = recipe.budget.metric
     assert metric is not None, "the draft names one"
+    known = ask_for_one_prediction(model, files, search, length)
     rows = _as_many(model, search)
     started = time.perf_counter()
     outputs = predict_outputs(model, model.task, model.preprocessor, rows, progress=progress)
     trial = Trial(
         model,
+        files,
         rows,
         outputs,
         (time.perf_counter() - started) / len(rows),
@@ -98,6 +113,7 @@ def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
             f"another column (--text), or look whether it is the right checkpoint"
         )
     _require_order(trial, judged)
+    ask_for_an_export(model, files, known, recipe, progress)
     return trial
 
 

@@ -18,22 +18,26 @@ from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
-from compressor.models.checkpoint import find_checkpoint
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import (
     UnsupportedArchitecture,
-    require_prunable_heads,
+    why_heads_stay,
 )
 from compressor.models.onnx_model import check_provider
+from compressor.models.text_files import check_attention, check_padding, full_attention
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.own_code import ALLOW, OwnFunction, is_reference, load_function
 from compressor.paths import exists, is_folder, no_folder, unwritable
+from compressor.pipeline.inputs import require_fitting_passes
+from compressor.pipeline.preflight import check_inputs
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
 from compressor.starter.columns import Asked, Guess, guess
 from compressor.starter.judged import judged_source, splits_in
 from compressor.starter.lengths import measure_lengths
-from compressor.starter.plan import Plan, Pruning, Rows, make_plan
+from compressor.starter.plan import Plan, Pruning, Rows, make_plan, step_of
+from compressor.starter.questions import ask_for_weights, why_not
 from compressor.starter.render import (
     MAX_TRAIN_ROWS,
     SourceFacts,
@@ -116,6 +120,8 @@ def write_starter(
     _require_different(data, train, certification)
     if wishes.label_names and not _columns(task).names_labels:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
+    if task.reads_tokens:
+        check_padding(files)
     labels = files.labels_for(task)
     progress.stage("read the data")
     searched, table = _look(data, labels, wishes, task)
@@ -130,7 +136,7 @@ def write_starter(
     model = load_foreign(files, task)
     if own is not None:
         model.task = with_own_metric(model.task, own, labels)
-    cannot_prune, keeps_heads = _pruning(model)
+    cannot_prune, keeps_heads = _pruning(model, files)
     pooling = task.how_pooled(files.directory)
     examples = _examples(table, searched.guess.inputs, task)
     tried = examples[:_TRIED_ROWS] if task.reads_tokens else [task.dummy_example(0)]
@@ -148,6 +154,12 @@ def write_starter(
             f"calibration, and {donor} rows are too few to cut any; give at "
             f"least {_ROWS_TO_CUT}"
         )
+    ask_for_weights(model, files, convolves=convolves)
+    lengths = None
+    if task.reads_tokens:
+        full = full_attention(files.config)
+        lengths = measure_lengths(task, model.preprocessor, examples, full)
+        check_attention(files, lengths.read)
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=is_folder(Path(checkpoint)),
@@ -161,7 +173,7 @@ def write_starter(
         train=others.get("train"),
         certification=others.get("certification"),
         calibrates_on_train="train" in others and not cannot_prune and donor < _ROWS_TO_SHARE,
-        lengths=measure_lengths(task, model.preprocessor, examples) if task.reads_tokens else None,
+        lengths=lengths,
         provider=_provider(),
         machine=_machine(),
         keeps_heads=keeps_heads,
@@ -172,7 +184,13 @@ def write_starter(
     progress.stage("a first look at the checkpoint's predictions")
     draft = _draft(facts, prunes=not cannot_prune, repairs=donor >= _ROWS_TO_CUT)
     try:
-        trial = look_at(parse_recipe(render(facts, draft, output), path=output), model, progress)
+        trial = look_at(
+            parse_recipe(render(facts, draft, output), path=output),
+            model,
+            files,
+            None if lengths is None else lengths.read,
+            progress,
+        )
         plan = make_plan(
             trial,
             _rows(facts, task),
@@ -187,7 +205,10 @@ def write_starter(
         file = os.path.relpath(own.file, output.absolute().parent)
         plan = replace(plan, metric=f"{Path(file).as_posix()}:{own.name}")
     text = render(facts, plan, output)
-    recipe = parse_recipe(text, path=output)  # before it is written: a starter that does not load
+    # Before it is written: a starter that does not load, or that `compress validate` refuses.
+    recipe = parse_recipe(text, path=output)
+    check_inputs(recipe if own is None else recipe.allowing_code())
+    require_fitting_passes(recipe, model.task, files.of_task(model.task))
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -353,17 +374,16 @@ def _read(table: Table, columns: Sequence[str], task: Task) -> Iterator[Example]
     yield from _columns(task).examples(table, columns, range(len(table)))
 
 
-def _pruning(model: TorchModel) -> tuple[str, bool]:
+def _pruning(model: TorchModel, files: CheckpointFiles) -> tuple[str, bool]:
     """Return why the encoder cannot be pruned ("" when it can), and whether its heads must stay."""
     try:
         encoder_layers(model.module)
     except UnsupportedArchitecture as error:
         return error.reason, False
-    try:
-        require_prunable_heads(model.module.config)
-    except UnsupportedArchitecture:
-        return "", True
-    return "", False
+    keeps_heads = why_heads_stay(model.module.config) is not None
+    step = step_of(Pruning(_DRAFT_RATIO, None, None, 0.0), keeps_heads=keeps_heads)
+    reason = why_not(step, model, files, {}) or ""
+    return reason.partition("; ")[0], keeps_heads
 
 
 def _convolves(module: nn.Module) -> bool:

@@ -80,13 +80,15 @@ def test_every_guess_stands_in_the_recipe(tiny_bert_dir: Path, rows: Path, tmp_p
 def test_a_checkpoint_without_a_limit_gets_one_that_can_be_checked(
     tiny_bert_dir: Path, rows: Path, text_dataset: Dataset, balance: Make, tmp_path: Path
 ):
-    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24, "vocab_size": 40}
+    sizes = {"d_model": 64, "n_layer": 1, "n_head": 2, "d_inner": 24, "vocab_size": 40}
     names = {0: "negative", 1: "positive"}
     config = transformers.XLNetConfig(
         **sizes, pad_token_id=0, id2label=names, label2id={name: id_ for id_, name in names.items()}
     )
     transformers.XLNetForSequenceClassification(config).save_pretrained(tmp_path / "xlnet")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert_dir, model_max_length=10**30)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        tiny_bert_dir, model_max_length=10**30, padding_side="left"
+    )
     tokenizer.save_pretrained(tmp_path / "xlnet")
     checkpoint = balance(tmp_path / "xlnet", text_dataset, "logits_proj")
     recipe = write_starter(str(checkpoint), rows, tmp_path / "recipe.yaml")
