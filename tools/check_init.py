@@ -4,12 +4,18 @@ Each case draws a task, a family of architectures, numbers of rows for every fil
 texts, how the rows are (labelled, unlabelled, mostly of one class, with wrong labels) and the
 format of their files. `init` writes a recipe, and the recipe is run. One line each:
 
-    ok       exit 0
+    ok       exit 0; with --every, `compress validate` finds nothing wrong
     said     init said what is not possible, and wrote nothing
     FAILED   init wrote a recipe that does not run to exit 0
+    unmade   with --every, transformers could not train so small a model
     CRASH    anything else: a bug of ours
 
+With --every all model types that transformers has for a task take the place of the draw, each as
+small as its configuration allows (`tiny_configs.py`) and trained for a moment, and nothing is run
+but `init` and `validate`; with --run those that pass are run too.
+
 Usage: tools/check_init.py [--cases N] [--seed S] [--only CASE ...] [--json FILE]
+       tools/check_init.py --every [--tasks TASK ...] [--types TYPE ...] [--run] [--json FILE]
 Exits with 1 when a line is FAILED or CRASH.
 """
 
@@ -23,28 +29,33 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from init_subjects import SUBJECTS, Kind, Subject, Wanted
+from tiny_configs import NOT_TINY
 
-from compressor.errors import CompressorError, RecipeError
+from compressor.errors import CompressorError
+from compressor.pipeline.preflight import check_machine
 from compressor.pipeline.run import run
 from compressor.recipe.recipe import load_recipe
 from compressor.starter.write import write_starter
 
 LONGEST, SHORT = 36, 6  # words
 STEPS, BATCH, GOOD_LOSS = 200, 32, 0.03
+FEW_STEPS = 30
 QUICK_RUN = ("benchmark.num_runs=1", "benchmark.warmup_runs=1")
+ANY_LOSS = ("budget.max_drop=0.9",)  # of a model that learnt little
 
 Format = Literal["jsonl", "parquet"]
-Verdict = Literal["ok", "said", "FAILED", "CRASH"]
+Verdict = Literal["ok", "said", "unmade", "FAILED", "CRASH"]
+Ends = Literal["run", "validate"]
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,25 @@ def draw(number: int, seed: int, tasks: Sequence[str] = tuple(SUBJECTS)) -> Case
     )
 
 
-def check(case: Case, folder: Path) -> Line:
-    """Write the files of a case, let init write a recipe, and run it."""
+def every(tasks: Sequence[str], types: Sequence[str] | None) -> Iterator[Case]:
+    """Yield a case for each model type of each task of which there is a small model."""
+    for task in tasks:
+        mapping: Any = SUBJECTS[task].auto._model_mapping
+        known = sorted({config.model_type for config in mapping} - NOT_TINY)
+        known = [family for family in known if types is None or family in types]
+        for number, family in enumerate(known):
+            kind = SUBJECTS[task].kinds[0]
+            yield Case(number, family, task, kind, SHORT, search=60, train=0, certification=0)
+
+
+def check(case: Case, folder: Path, *, steps: int = STEPS, ends: Ends = "run") -> Line:
+    """Write the files of a case, let init write a recipe, and run it or validate it alone."""
     started = time.monotonic()
     verdict: Verdict = "ok"
-    is_written = False
+    is_made = is_written = False
     try:
-        make_checkpoint(case, folder / "model")
+        make_checkpoint(case, folder / "model", steps=steps)
+        is_made = True
         rows = np.random.default_rng(case.number)
         files = {
             name: write_rows(case, folder, name, count, rows)
@@ -132,7 +155,12 @@ def check(case: Case, folder: Path) -> Line:
             certification=files.get("certification"),
         )
         is_written = True
-        recipe = load_recipe(output, QUICK_RUN)
+        recipe = load_recipe(output, QUICK_RUN + (ANY_LOSS if steps < STEPS else ()))
+        check_machine(recipe)
+        if ends == "validate":
+            kinds = ", ".join(step.kind for step in recipe.passes)
+            detail = f"{recipe.budget.metric} within {recipe.budget.max_drop:g}: {kinds}"
+            return Line(case, verdict, detail, time.monotonic() - started)
         report = run(recipe, output=folder / "run", device="cpu")
         proof = report.certificate
         passes = ", ".join(
@@ -142,16 +170,17 @@ def check(case: Case, folder: Path) -> Line:
         detail = f"{report.metric} within {recipe.budget.max_drop:g}: {passes}"
         detail += "" if proof is None else f"; {proof.verdict}"
     except CompressorError as error:
-        verdict = "FAILED" if is_written or not isinstance(error, RecipeError) else "said"
-        detail = f"exit {error.exit_code}: {' '.join(str(error).split())}"
+        verdict = "FAILED" if is_written else "said"
+        detail = f"exit {error.exit_code}: {' '.join(str(error).split())}".replace(str(folder), "")
     except Exception as error:  # noqa: BLE001 -- a crash is what this looks for
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}:{last.lineno} {last.name}"
-        verdict, detail = "CRASH", f"{type(error).__name__} in {place}: {error}".split("\n")[0]
+        verdict = "CRASH" if is_made or steps == STEPS else "unmade"
+        detail = f"{type(error).__name__} in {place}: {error}".split("\n")[0]
     return Line(case, verdict, detail, time.monotonic() - started)
 
 
-def make_checkpoint(case: Case, folder: Path) -> None:
+def make_checkpoint(case: Case, folder: Path, *, steps: int = STEPS) -> None:
     """Write a tiny checkpoint that has learnt its task, with what reads its inputs."""
     torch.manual_seed(case.number)
     subject = case.subject
@@ -159,7 +188,7 @@ def make_checkpoint(case: Case, folder: Path) -> None:
     draws = np.random.default_rng(case.number + 1)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
     module.train()
-    for _ in range(STEPS):
+    for _ in range(steps):
         loss = subject.loss(module, BATCH, draws)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -168,7 +197,35 @@ def make_checkpoint(case: Case, folder: Path) -> None:
         if float(loss.detach()) < GOOD_LOSS:
             break
     module.eval()
+    if steps < STEPS:
+        balance(module, subject, draws)
     subject.save(module, folder)
+
+
+def balance(module: torch.nn.Module, subject: Subject, draws: np.random.Generator) -> None:
+    """Take what all rows share out of a head's weights, so that it predicts every class."""
+    width = len(subject.names)
+    heads = [
+        part
+        for part in module.modules()
+        if isinstance(part, torch.nn.Linear) and part.out_features == width
+    ]
+    if not heads:
+        return
+    seen: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        seen.append(given[0].reshape(-1, heads[-1].in_features))
+
+    hook = heads[-1].register_forward_pre_hook(keep)
+    with torch.no_grad():
+        subject.loss(module, BATCH, draws)
+        shared = torch.cat(seen).mean(dim=0)
+        weight = heads[-1].weight
+        weight -= torch.outer(weight @ shared, shared) / shared.square().sum()
+        if heads[-1].bias is not None:
+            heads[-1].bias.zero_()
+    hook.remove()
 
 
 def write_rows(case: Case, folder: Path, name: str, count: int, draws: np.random.Generator) -> Path:
@@ -182,11 +239,11 @@ def write_rows(case: Case, folder: Path, name: str, count: int, draws: np.random
     return path
 
 
-def lines(cases: Sequence[Case]) -> Iterator[Line]:
+def lines(cases: Iterable[Case], *, steps: int = STEPS, ends: Ends = "run") -> Iterator[Line]:
     """Yield one line for each case, as soon as it is known."""
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
-            yield check(case, Path(folder))
+            yield check(case, Path(folder), steps=steps, ends=ends)
 
 
 def main() -> int:
@@ -199,14 +256,22 @@ def main() -> int:
     )
     parser.add_argument("--only", type=int, nargs="*", help="numbers of cases")
     parser.add_argument("--json", type=Path, help="write the lines to this file too")
+    parser.add_argument("--every", action="store_true", help="all model types, init and validate")
+    parser.add_argument("--types", nargs="+", metavar="TYPE", help="these model types alone")
+    parser.add_argument("--run", action="store_true", help="with --every, run the recipes too")
     given = parser.parse_args()
-    numbers = given.only or range(given.cases)
+    if given.every:
+        ends: Ends = "run" if given.run else "validate"
+        work = lines(every(given.tasks, given.types), steps=FEW_STEPS, ends=ends)
+    else:
+        numbers = given.only or range(given.cases)
+        work = lines([draw(number, given.seed, given.tasks) for number in numbers])
     found = []
-    for line in lines([draw(number, given.seed, given.tasks) for number in numbers]):
+    for line in work:
         print(line.text, flush=True)
         found.append(line)
     counts = {verdict: sum(line.verdict == verdict for line in found)
-              for verdict in ("ok", "said", "FAILED", "CRASH")}  # fmt: skip
+              for verdict in ("ok", "said", "unmade", "FAILED", "CRASH")}  # fmt: skip
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if given.json is not None:
         given.json.write_text(json.dumps([asdict(line) for line in found], indent=2) + "\n")

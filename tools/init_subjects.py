@@ -18,7 +18,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
-from sweep_architectures import IMAGE_FAMILIES, SOUND_FAMILIES, TEXT_FAMILIES
+from tiny_configs import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional
@@ -39,7 +39,6 @@ SHORTEST = 3  # words
 RATE = 16_000  # samples a second
 WRONG = 0.05  # labels are never clean
 RARE = 0.04  # rows of the second class where nearly all are of the first
-_ALL = {**TEXT_FAMILIES, **IMAGE_FAMILIES, **SOUND_FAMILIES}
 _EVEN: tuple[Kind, ...] = ("labelled", "labelled", "unlabelled", "mislabelled")
 
 
@@ -73,8 +72,7 @@ class Subject(ABC):
 
     def module(self) -> Any:
         """Return the random module."""
-        family = self.wanted.family.partition(" ")[0]
-        config = transformers.AutoConfig.for_model(family, **{**_ALL[family], **self.settings})
+        config = tiny_config(self.wanted.family.partition(" ")[0], **self.settings)
         return self.auto.from_config(config)
 
     @abstractmethod
