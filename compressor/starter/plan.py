@@ -202,10 +202,10 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
         return Pruning(ratio, limit, None, fit_s), ""
     rows_read = {"train": trial.searched}
     for hidden in (True, False):
-        found = Pruning(ratio, limit, epochs, fit_s + train_s, hidden)
-        step = step_of(found, keeps_heads=keeps_heads)
+        pruning = Pruning(ratio, limit, epochs, fit_s + train_s, hidden)
+        step = step_of(pruning, keeps_heads=keeps_heads)
         if why_not(step, trial.model, trial.files, rows_read) is None:
-            return found, ""
+            return pruning, ""
     return Pruning(_RATIO_OF_FEW, limit, None, fit_s), ""
 
 

@@ -112,7 +112,7 @@ def ask_for_weights(model: TorchModel, files: CheckpointFiles, *, convolves: boo
         ),
         default=0,
     )
-    least: int = QuantizeDynamic().min_elements
+    least = QuantizeDynamic.model_validate({}).min_elements
     if largest < least:
         raise RecipeError(
             f"{files.name}: its largest matrix has {largest:,} weights, and int8 "

@@ -91,7 +91,7 @@ def test_a_family_that_reads_padding_is_refused_by_its_config(
 def test_predictions_that_depend_on_the_batch_are_found_out_by_reading(
     make: Callable[..., Path], told: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(FAMILIES, "convbert", Family("nobody knows"))  # type: ignore[misc]
+    monkeypatch.setitem(FAMILIES, "convbert", Family("nobody knows"))
     data, output = write(tmp_path / "rows.csv", told), tmp_path / "recipe.yaml"
     with pytest.raises(EnvironmentMismatch, match="so a score would depend on how rows are put"):
         write_starter(str(make("convbert", embedding_size=32)), data, output)
@@ -165,13 +165,12 @@ def test_a_model_without_matrices_worth_storing_is_refused(
 def test_a_recovery_compares_no_states_where_nobody_knows_which_are_padding(tmp_path: Path):
     reader = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     reader.save_pretrained(tmp_path)
-    kind = transformers.Wav2Vec2ForSequenceClassification
     convolutions = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [10, 8]}
     more = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
-    config = kind.config_class(
-        **{**TINY, **convolutions, **more}, num_feat_extract_layers=2, feat_extract_norm="layer"
-    )
-    kind(config).save_pretrained(tmp_path)
+    own = {"num_feat_extract_layers": 2, "feat_extract_norm": "layer"}
+    settings: dict[str, Any] = {**TINY, **convolutions, **more, **own}
+    config = transformers.Wav2Vec2Config(**settings)
+    transformers.Wav2Vec2ForSequenceClassification(config).save_pretrained(tmp_path)
     model = load_checkpoint(tmp_path)
     files = find_checkpoint(str(tmp_path))
     rows = {"train": sounds(model)}
