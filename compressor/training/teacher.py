@@ -279,6 +279,9 @@ def check_inputs(
         if own_vocabulary != vocabulary:
             entries = counted(len(vocabulary), "entry", "entries")
             found = f"it has {entries}, the student's {len(own_vocabulary):,}"
+            if len(vocabulary) == len(own_vocabulary):
+                alike = len(vocabulary.items() & own_vocabulary.items())
+                found = f"of {entries} in both, {alike:,} are the same"
     examples = _probed(dataset.examples)
     own, other = _encode(model, examples), _encode(teacher, examples)
     shared = own.keys() & other.keys()

@@ -212,6 +212,16 @@ def test_hidden_states_over_another_vocabulary_are_refused(
         distill(tiny_bert, teacher, text_dataset, HIDDEN, training_run)
 
 
+def test_vocabularies_of_one_size_are_told_by_what_they_share(
+    tiny_bert: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    size = len(teacher.preprocessor)
+    add_word(teacher)
+    tiny_bert.preprocessor.add_tokens(["another"])
+    with pytest.raises(ValueError, match=f"of {size + 1} entries in both, {size} are the same"):
+        distill(tiny_bert, teacher, text_dataset, HIDDEN, training_run)
+
+
 def test_logits_can_be_learnt_over_another_vocabulary(
     tiny_bert: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
 ):
