@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that `compress --help` answ
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ from compressor.errors import (
     missing_package,
 )
 from compressor.events import JsonProgress
+from compressor.machine.collector import seldom_collected
 from compressor.machine.memory import memory_as_mismatch
 from compressor.words import printable
 
@@ -306,17 +308,20 @@ def _run(
 
     directory = output
     try:
-        from compressor.pipeline.preflight import load_whole
+        with seldom_collected():
+            from compressor.pipeline.preflight import load_whole
 
-        loaded = load_whole(recipe, settings, allow_code=allow_code)
-        loaded.require_own_code()  # before anything that takes long to load
-        directory = output or loaded.output
-        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+            loaded = load_whole(recipe, settings, allow_code=allow_code)
+            loaded.require_own_code()  # before anything that takes long to load
+            directory = output or loaded.output
+            level = logging.INFO if verbose else logging.WARNING
+            logging.basicConfig(level=level, stream=sys.stderr)
 
-        from compressor.console import ConsoleProgress
-        from compressor.pipeline.run import run as run_recipe
+            from compressor.console import ConsoleProgress
+            from compressor.pipeline.run import run as run_recipe
 
-        prepare_torch(quiet=not verbose)
+            prepare_torch(quiet=not verbose)
+        gc.freeze()  # modules stay: what is made from here on is looked at without them
 
         # What stops a run from outside, such as a scheduler, should find a report too.
         signal.signal(signal.SIGTERM, _terminate)

@@ -20,6 +20,7 @@ import torch
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
+from compressor.machine.collector import seldom_collected
 from compressor.models.torch_model import TorchModel
 
 # Log lines that say nothing about the model at hand: the first names the versions the exporter was
@@ -50,7 +51,7 @@ def traced(
     )
     own = vars(model.module)
     had_forward = "forward" in own
-    with _quiet():
+    with _quiet(), seldom_collected():
         exporter: Any = OnnxExporter()
         try:
             program: ir.Model = exporter.export(model.module, inputs, config=config).program
