@@ -6,7 +6,8 @@ and position biases are prepared as the architecture wants them, whatever that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from compressor.models.families import EncoderParts
 from compressor.models.families.handed_on_bias import first_bias
-from compressor.models.families.layers import Encoder, only_layers
+from compressor.models.families.layers import Attention, Encoder, FeedForward, only_layers
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,68 @@ def run_layer(
             for handle in hooks:
                 handle.remove()
     return _trace(recorder, layer, parts)
+
+
+@contextmanager
+def not_computed(part: Attention | FeedForward | None) -> Iterator[None]:
+    """Let all linear layers of a sub-layer give zeros in a block, where nobody asks what it gives.
+
+    What they are given is still there for hooks.
+    """
+    if part is None:
+        yield
+        return
+    with _giving_zeros([*_before_output(part), _output_of(part)]):
+        yield
+
+
+@contextmanager
+def known_inputs(part: Attention | FeedForward | None, inputs: Tensor) -> Iterator[None]:
+    """Give the output projection of a sub-layer `inputs` in a block, which are known from before.
+
+    Shape `(batch, tokens, in_features)`. The linear layers that they come from are not computed.
+    """
+    if part is None:
+        yield
+        return
+    start = 0
+
+    def give(_: nn.Module, computed: tuple[Tensor, ...]) -> tuple[Tensor]:
+        nonlocal start
+        first, start = start, start + computed[0].shape[1]  # where tokens come in chunks
+        return (inputs[:, first:start],)
+
+    hook = _output_of(part).register_forward_pre_hook(give)
+    try:
+        with _giving_zeros(_before_output(part)):
+            yield
+    finally:
+        hook.remove()
+
+
+def _before_output(part: Attention | FeedForward) -> list[nn.Linear]:
+    if isinstance(part, Attention):
+        return [part.query, part.key, part.value]
+    return [rows.owner for rows in part.rows if isinstance(rows.owner, nn.Linear)]
+
+
+def _output_of(part: Attention | FeedForward) -> nn.Linear:
+    return part.output if isinstance(part, Attention) else part.ffn_out
+
+
+@contextmanager
+def _giving_zeros(linears: Iterable[nn.Linear]) -> Iterator[None]:
+    def zeros(width: int) -> Callable[[Tensor], Tensor]:
+        return lambda given: given.new_zeros(*given.shape[:-1], width)
+
+    different = list(dict.fromkeys(linears))
+    for linear in different:
+        linear.forward = zeros(len(linear.weight))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for linear in different:
+            del linear.forward  # the class has its own
 
 
 def _handed_on(encoder: Encoder, index: int) -> dict[int, Callable[[Tensor], Tensor]]:

@@ -59,6 +59,8 @@ from compressor.passes.prune_structured.layerwise import (
     LayerTrace,
     SubLayerTrace,
     TensorFiles,
+    known_inputs,
+    not_computed,
     run_layer,
 )
 from compressor.passes.prune_structured.least_squares import (
@@ -214,6 +216,7 @@ class _Work:
             files.put("target", batch, {"total": target.feed_forward.total, **reads})
             trace = self._run(self.student, "student", index, batch, attention_only=True)
             files.put("student", batch, {"hidden": trace.attention.residual})
+            files.put("attention", batch, {"units": trace.attention.inputs})
             self._add(fit, trace.attention, target.attention.total, batch)
             self.advance()
         self._solve(fit, f"the attention of layer {index}")
@@ -224,15 +227,22 @@ class _Work:
             self._refit_feed_forward(index)
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.feed_forward.ffn_out)
+        layer = self.student.layers[index]
         for batch in self._batches():
-            trace = self._run(self.student, "student", index, batch, is_stored=True)
+            with known_inputs(layer.attention, files.get("attention", batch)["units"]):
+                trace = self._run(self.student, "student", index, batch, is_stored=True)
             assert trace.feed_forward is not None
+            files.put("neurons", batch, {"units": trace.feed_forward.inputs})
             total = files.get("target", batch)["total"]
             self._add(fit, trace.feed_forward, total, batch)
             self.advance()
         self._solve(fit, f"the feed-forward network of layer {index}")
         for batch in self._batches():
-            output = self._run(self.student, "student", index, batch, is_stored=True).output
+            with (
+                known_inputs(layer.attention, files.get("attention", batch)["units"]),
+                known_inputs(layer.feed_forward, files.get("neurons", batch)["units"]),
+            ):
+                output = self._run(self.student, "student", index, batch, is_stored=True).output
             assert output is not None
             files.put("student", batch, {"hidden": output})
 
@@ -272,7 +282,12 @@ class _Work:
             return
         fit = InputCorrection(linears)
         for batch in self._batches():
-            with _inputs_of(own.value) as read, _inputs_of(other.value) as wanted:
+            with (
+                _inputs_of(own.value) as read,
+                _inputs_of(other.value) as wanted,
+                not_computed(own),
+                not_computed(other),
+            ):
                 self._run(self.student, "student", index, batch, attention_only=True)
                 self._run(self.teacher, "teacher", index, batch, attention_only=True)
             self._add_inputs(fit, torch.cat(read, dim=1), torch.cat(wanted, dim=1), batch)
@@ -280,16 +295,23 @@ class _Work:
 
     def _refit_feed_forward(self, index: int) -> None:
         """Fit what neurons of the student read to hidden states like the teacher's."""
-        own, other = (each.layers[index].feed_forward for each in (self.student, self.teacher))
+        layer, other = self.student.layers[index], self.teacher.layers[index].feed_forward
+        own = layer.feed_forward
         if own is None or other is None:
             return
+        files = self.calibration.files
         fit = InputCorrection(
             [rows.owner for rows in own.rows if isinstance(rows.owner, nn.Linear)]
         )
         for batch in self._batches():
-            with _inputs_of(own.ffn_in) as read:
+            units = files.get("attention", batch)["units"]
+            with (
+                _inputs_of(own.ffn_in) as read,
+                known_inputs(layer.attention, units),
+                not_computed(own),
+            ):
                 self._run(self.student, "student", index, batch, is_stored=True)
-            wanted = self.calibration.files.get("target", batch)["reads"]
+            wanted = files.get("target", batch)["reads"]
             self._add_inputs(fit, torch.cat(read, dim=1), wanted, batch)
         self._solve(fit, f"what the feed-forward network of layer {index} reads")
 

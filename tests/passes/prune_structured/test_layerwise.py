@@ -12,7 +12,12 @@ from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
 )
-from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
+from compressor.passes.prune_structured.layerwise import (
+    TensorFiles,
+    known_inputs,
+    not_computed,
+    run_layer,
+)
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
 EncoderMaker = Callable[..., Any]
@@ -124,3 +129,54 @@ def test_files_give_back_what_was_put_last(tmp_path: Path):
     files.put("hidden", 3, {"a": torch.zeros(2, 2).T})
     files.put("hidden", 3, {"a": torch.ones(2, 2)})
     assert files.get("hidden", 3)["a"].tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize("model_type", PRUNABLE)
+def test_known_inputs_of_output_projections_take_the_place_of_computing_them(
+    make_encoder: EncoderMaker, model_type: str
+):
+    encoder = make_encoder(model_type)
+    found = find_encoder(encoder.module)
+    layer = found.layers[0]
+    expected = run_layer(found, 0, encoder.inputs, None)
+    assert layer.attention is not None
+    assert layer.feed_forward is not None
+    assert expected.feed_forward is not None
+    before = [layer.attention.value, layer.feed_forward.ffn_in]
+    weights = [linear.weight.detach().clone() for linear in before]
+    for linear in before:
+        linear.weight.data.fill_(torch.nan)  # so whatever is computed with them shows
+    with (
+        known_inputs(layer.attention, expected.attention.inputs),
+        known_inputs(layer.feed_forward, expected.feed_forward.inputs),
+    ):
+        known = run_layer(found, 0, encoder.inputs, None)
+    torch.testing.assert_close(known.output, expected.output, rtol=0, atol=0)
+    for linear, weight in zip(before, weights, strict=True):
+        linear.weight.data.copy_(weight)
+    again = run_layer(found, 0, encoder.inputs, None)
+    torch.testing.assert_close(again.output, expected.output, rtol=0, atol=0)
+
+
+def test_a_layer_that_computes_tokens_in_chunks_is_given_what_is_known_of_each(
+    make_encoder: EncoderMaker,
+):
+    encoder = make_encoder("bert", chunk_size_feed_forward=1)
+    found = find_encoder(encoder.module)
+    expected = run_layer(found, 0, encoder.inputs, None)
+    assert expected.feed_forward is not None
+    with known_inputs(found.layers[0].feed_forward, expected.feed_forward.inputs):
+        known = run_layer(found, 0, encoder.inputs, None)
+    torch.testing.assert_close(known.output, expected.output, rtol=0, atol=0)
+
+
+def test_a_sub_layer_that_is_not_computed_still_shows_what_it_reads(make_encoder: EncoderMaker):
+    encoder = make_encoder("bert")
+    found = find_encoder(encoder.module)
+    attention = found.layers[1].attention
+    assert attention is not None
+    expected = run_layer(found, 0, encoder.inputs, None).output
+    with not_computed(attention):
+        trace = run_layer(found, 1, encoder.inputs, expected, attention_only=True)
+    torch.testing.assert_close(trace.attention.residual, expected)
+    assert trace.attention.output.count_nonzero() == 0
