@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -192,7 +193,7 @@ def _output_of(part: Attention | FeedForward) -> nn.Linear:
 
 @contextmanager
 def _giving_zeros(linears: Iterable[nn.Linear]) -> Iterator[None]:
-    def zeros(width: int) -> Callable[[Tensor], Tensor]:
+    def zeros(width: int) -> Any:  # of the type of a method, with its names
         return lambda given: given.new_zeros(*given.shape[:-1], width)
 
     different = list(dict.fromkeys(linears))
