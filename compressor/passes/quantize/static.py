@@ -10,11 +10,13 @@ are as in `quantize_dynamic`.
 from __future__ import annotations
 
 from compressor.models.onnx_model import OnnxModel
+from compressor.onnx_graph.matmul_biases import move_biases_into_matmuls
 from compressor.passes.base import PassContext
 from compressor.passes.quantize.calibration import fixed_scales, note_fixed_scales, observe
 from compressor.passes.quantize.int8 import reorder, save_int8, smooth, store_int8
 from compressor.passes.quantize.quantization import find_weights, finite_numbers_expected
 from compressor.passes.quantize.settings import QuantizeStatic
+from compressor.words import counted, verb_for
 
 
 def apply(settings: QuantizeStatic, model: OnnxModel, context: PassContext) -> OnnxModel:
@@ -31,4 +33,7 @@ def apply(settings: QuantizeStatic, model: OnnxModel, context: PassContext) -> O
         scales = fixed_scales(quantization, found)
         note_fixed_scales(quantization, found)
         stored = store_int8(quantization, scales)
+    if settings.biases == "in_matmuls":
+        moved = move_biases_into_matmuls(quantization.graph)
+        context.note(f"{counted(moved, 'matmul')} {verb_for(moved, 'adds', 'add')} the bias too.")
     return save_int8(quantization, stored, smoothed=smoothed, reordered=reordered)

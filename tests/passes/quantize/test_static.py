@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -370,3 +371,17 @@ def test_for_openvino_every_matmul_is_between_signed_pairs_of_safe_weights(
     before = exported.predict(batch)
     after = OnnxModel(written.path, threads=1).predict(batch)
     assert np.abs(after - before).max() < 0.25 * np.abs(before).max()
+
+
+def test_biases_in_matmuls_change_no_number(exported: OnnxModel, apply, encode):
+    batch = encode(SHORT, LONG, LONG + "bad")
+    found = []
+    for biases in ("apart", "in_matmuls"):
+        model = apply(exported, biases=biases)  # into the same file
+        operators = Counter(node.op_type for node in load_graph(model.path).graph.node)
+        found.append((operators, model.predict(batch)))
+    (before, outputs), (after, moved) = found
+    np.testing.assert_array_equal(moved, outputs)
+    # Of both layers: queries, keys and values, and what the feed-forward network activates.
+    assert before - after == {"Add": 6, "BiasGelu": 2}
+    assert after - before == {"Gelu": 2}
