@@ -156,7 +156,7 @@ def _training_conflicts(
             if step in found:
                 yield from _storing_conflicts(step, training, goal)
                 break
-            if step.kind not in stores:
+            if step.kind not in stores and not step.declares.keeps_weights:
                 yield Mistake(
                     step.place,
                     f"{step.kind} would move the weights off the {goal.weights} scales of "

@@ -102,6 +102,11 @@ def test_training_for_int8_cannot_compare_layers_over_another_vocabulary(
     assert [mistake.path for mistake in found] == [("passes", 1, name) for name in names]
 
 
+def test_rows_of_a_table_may_go_after_training_for_int8() -> None:
+    kinds = ("quantize_aware_train", "trim_vocabulary", "quantize_dynamic")
+    assert find_conflicts({"passes": [{"kind": kind} for kind in kinds]}, PASSES) == []
+
+
 class Pack(OnnxPass):
     """A pass that no rule has heard of: it packs float weights, as `Rehearse` trains them."""
 

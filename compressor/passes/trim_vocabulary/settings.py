@@ -90,6 +90,7 @@ passes:
     )
 
     changes_tokens: ClassVar[bool] = True
+    keeps_weights: ClassVar[bool] = True  # a table's rows have scales of their own
     needs_whole_table: ClassVar[bool] = True
 
     drop: Literal["unused", "unreachable", "other_scripts"] = Field(
