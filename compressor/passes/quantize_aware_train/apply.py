@@ -29,6 +29,7 @@ from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.activation_ranges import static_scale
+from compressor.onnx_graph.gptq import ActivationMoments
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 from compressor.passes.base import Ahead, PassContext
@@ -130,6 +131,7 @@ def train_simulated(
     run: TrainingRun,
 ) -> tuple[_Comparison, TrainingSummary, _Comparison]:
     """Train `model` in place as its int8 file computes; return how near it was, and is, to that."""
+    moments = _moments(model, settings, calibration) if settings.rounding == "gptq" else None
     with (
         _without_dropout(model.module),
         simulated_int8(
@@ -138,6 +140,7 @@ def train_simulated(
             rounds_tables=settings.freeze_embeddings,
             int4_block=settings.embedding_block if settings.embeddings == "int4" else None,
             matrix_block=settings.matrix_block if settings.matrices == "int4" else None,
+            moments=moments,
         ) as simulated,
     ):
         observe = partial(_observe, model, simulated, settings, calibration)
@@ -259,18 +262,44 @@ def _observe(
         return
     for each in simulated.inputs.values():
         each.watch()
-    rows = spread_rows(calibration, settings.rows)
     with parametrize.cached():  # of one length each, batches are many and small
-        for start in range(0, len(rows), _ROWS_PER_BATCH):
-            chunk = rows[start : start + _ROWS_PER_BATCH]
-            for batch in unpadded(_encode(model, chunk)):
-                model.predict(batch)
+        _run_unpadded(model, settings, calibration)
 
     def choose(statistics: ActivationStatistics) -> ScaleAndZeroPoint:
         return static_scale(statistics, settings.method, percentile=settings.percentile)
 
     for each in simulated.inputs.values():
         each.fix(choose)
+
+
+def _moments(
+    model: TorchModel, settings: QuantizeAwareTrain, calibration: Dataset
+) -> dict[str, ActivationMoments]:
+    """Return what goes into the linear layers of `model`, on the rows that scales are fixed on."""
+    found: dict[str, ActivationMoments] = {}
+    hooks = []
+
+    def watching(moments: ActivationMoments) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: moments.update(inputs[0].detach().float().cpu().numpy())
+
+    for name, part in model.module.named_modules():
+        if isinstance(part, nn.Linear) and part.weight.numel() >= settings.min_elements:
+            found[name] = ActivationMoments()
+            hooks.append(part.register_forward_pre_hook(watching(found[name])))
+    try:
+        _run_unpadded(model, settings, calibration)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _run_unpadded(model: TorchModel, settings: QuantizeAwareTrain, calibration: Dataset) -> None:
+    rows = spread_rows(calibration, settings.rows)
+    for start in range(0, len(rows), _ROWS_PER_BATCH):
+        chunk = rows[start : start + _ROWS_PER_BATCH]
+        for batch in unpadded(_encode(model, chunk)):
+            model.predict(batch)
 
 
 class _Freezer:

@@ -1,7 +1,8 @@
 """Simulates, in PyTorch and with gradients, what an int8 file of this package computes.
 
 Weights have one scale for each output row, which is learned (LSQ), within what the pair rule of
-`affine.py` allows, or four bits in blocks whose scales stay; activations have the scales of
+`affine.py` allows, or four bits in blocks whose scales stay, and begin as they are or where GPTQ
+rounds them; activations have the scales of
 `quantized_activations.py`, one for each token or one that observation fixed; embedding tables are
 rounded once, row by row to 8 bits or in blocks to 4. Gradients are those of the straight-through
 estimator. Afterwards the module is an ordinary one whose weights are multiples of their scales, and
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -33,6 +35,7 @@ from compressor.models.families.prunable import not_simulated
 from compressor.onnx_graph.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
 from compressor.onnx_graph.block_weights import quantize_blocks
 from compressor.onnx_graph.embedding_tables import BITS, reasons_against
+from compressor.onnx_graph.gptq import ActivationMoments, round_blocks
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 from compressor.onnx_graph.quantized_activations import SYMMETRIC, ScaleAndZeroPoint, TokenScale
@@ -233,15 +236,17 @@ def simulated_int8(
     rounds_tables: bool = True,
     int4_block: int | None = None,
     matrix_block: int | None = None,
+    moments: Mapping[str, ActivationMoments] | None = None,
 ) -> Iterator[SimulatedInt8]:
     """Let a transformers module compute as its int8 file will, and keep the weights afterwards.
 
     Every linear layer of at least `min_elements` weights is simulated; with `rounds_tables`,
     embedding tables of that size are rounded in place, because a table is only looked up: to int8,
     and with `int4_block` those that are worth it to int4 in blocks of so many. With `matrix_block`,
-    weights of linear layers are rounded to int4 in blocks of so many of a row. Inputs are rounded
-    token by token until they are given other scales. When the block ends, weights are multiples
-    of their scales and everything else is as it was.
+    weights of linear layers are rounded to int4 in blocks of so many of a row; where `moments` tell
+    of a layer's inputs, by its name, they begin where GPTQ rounds them. Inputs are rounded token by
+    token until they are given other scales. When the block ends, weights are multiples of their
+    scales and everything else is as it was.
 
     Raises `StepFailed` when a weight is not finite; ask `check_simulation` first.
     """
@@ -251,7 +256,7 @@ def simulated_int8(
     weights, inputs, hooks = [], {}, []
     try:
         for name, layer in layers.items():
-            weights.append(_attach(name, layer.linear, matrix_block))
+            weights.append(_attach(name, layer.linear, matrix_block, (moments or {}).get(name)))
             inputs[name] = InputQuantizer(layer.scale)
             hooks.append(layer.linear.register_forward_pre_hook(inputs[name]))
         yield SimulatedInt8(tuple(weights), inputs)
@@ -304,7 +309,10 @@ def _layers(module: PreTrainedModel, min_elements: int) -> dict[str, _Layer]:
 
 
 def _attach(
-    name: str, linear: nn.Linear, matrix_block: int | None
+    name: str,
+    linear: nn.Linear,
+    matrix_block: int | None,
+    moments: ActivationMoments | None,
 ) -> WeightQuantizer | BlockQuantizer:
     quantizer: WeightQuantizer | BlockQuantizer
     try:
@@ -312,10 +320,20 @@ def _attach(
             quantizer = WeightQuantizer(linear.weight)
         else:
             quantizer = BlockQuantizer(linear.weight, matrix_block)
+            if moments is not None:
+                _round_by_outputs(linear.weight, moments, matrix_block)
     except StepFailed as error:
         raise StepFailed(f"weight {name}.weight {error}") from error
     parametrize.register_parametrization(linear, "weight", quantizer)
     return quantizer
+
+
+@torch.no_grad()
+def _round_by_outputs(weight: Tensor, moments: ActivationMoments, block_size: int) -> None:
+    """Round a weight to multiples of the steps that `BlockQuantizer` has for it, by GPTQ."""
+    columns = np.ascontiguousarray(weight.detach().cpu().numpy().T)
+    blocks = round_blocks(columns, moments.gram, bits=BITS, block_size=block_size)
+    weight.copy_(torch.from_numpy(blocks.restored()))
 
 
 @torch.no_grad()

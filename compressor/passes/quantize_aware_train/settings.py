@@ -71,7 +71,7 @@ passes:
         },
     )
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {*DistillSettings.unwritten_defaults, "matrices", "matrix_block"}
+        {*DistillSettings.unwritten_defaults, "matrices", "matrix_block", "rounding"}
     )
 
     activations: Literal["per_token", "static"] = Field(
@@ -93,8 +93,8 @@ passes:
     rows: int = Field(
         512,
         gt=0,
-        description="calibration rows, at most, that static scales are observed on; the same as "
-        "quantize_static's",
+        description="calibration rows, at most, that static scales are observed on, and what "
+        "rounding gptq reads; the same as quantize_static's",
     )
     embeddings: Literal["int8", "int4"] = Field(
         "int8", description="how embedding tables are rounded; the same as the later pass's"
@@ -113,6 +113,12 @@ passes:
         64,
         description="with matrices: int4, weights of a column that share one step; the same as the "
         "later pass's",
+    )
+    rounding: Literal["nearest", "gptq"] = Field(
+        "nearest",
+        description="with matrices: int4, what they begin the training as: what they were, which "
+        "is rounded to the nearest, or rounded by what that changes in the outputs on `rows` of "
+        "the calibration split",
     )
     epochs: float = Field(default=0.5, gt=0, le=1000, description="passes over the training split")
     learning_rate: float = Field(
@@ -166,6 +172,15 @@ passes:
     )
 
     @model_validator(mode="after")
+    def _rounds_four_bits(self) -> Self:
+        if self.rounding != "nearest" and self.matrices != "int4":
+            raise ValueError(
+                f"rounding: {self.rounding} is for matrices in four bits; write matrices: int4, or "
+                f"leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ends_with_frozen_scales(self) -> Self:
         if (name := self.gives_other_weights) is not None:
             raise ValueError(
@@ -200,8 +215,9 @@ passes:
         return frozenset({"train", "calibration"})
 
     def calibration_rows_wanted(self) -> int:
-        """Return the rows that predictions are compared on, or scales observed on."""
-        return max(self.measured_rows, self.rows if self.activations == "static" else 0)
+        """Return the rows that predictions are compared on, or layers observed on."""
+        observes = self.activations == "static" or self.rounding == "gptq"
+        return max(self.measured_rows, self.rows if observes else 0)
 
     def effort(self, num_rows: Mapping[str, int]) -> Effort:
         """Return the training, whose simulation takes about half as long again, and measuring."""

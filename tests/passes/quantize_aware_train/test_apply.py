@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from onnx import numpy_helper
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -77,6 +78,21 @@ def test_a_training_that_came_no_nearer_is_undone_and_told(
     after = trained.module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_four_bits_begin_nearer_where_gptq_rounds_them(tiny_bert: TorchModel, context: PassContext):
+    short = SHORT | {"epochs": 0.1, "learning_rate": 1e-9, "matrices": "int4", "matrix_block": 16}
+    begun = {}
+    for rounding in ("nearest", "gptq"):
+        apply_pass(QuantizeAwareTrain(**short, rounding=rounding), tiny_bert.clone(), context)
+        begun[rounding] = context.facts.pop("int8_answers")["before"]["logit_rms"]
+    assert begun["gptq"] < 0.8 * begun["nearest"]
+
+
+def test_rounding_of_matrices_in_eight_bits_is_refused():
+    with pytest.raises(ValidationError, match="rounding: gptq is for matrices in four bits"):
+        QuantizeAwareTrain(rounding="gptq")
+    assert "rounding" not in QuantizeAwareTrain().model_dump()
 
 
 def test_the_int8_file_computes_what_was_simulated_with_the_integers_that_were_trained(
