@@ -218,7 +218,7 @@ class Pass(BaseModel, ABC):
     # Whether the table of words is a product of two afterwards, and whether it must be none before.
     factors_table: ClassVar[bool] = False
     needs_whole_table: ClassVar[bool] = False
-    # Whether weights that stay are the same numbers, so that they keep scales they were trained for.
+    # Whether weights that stay are the same numbers, which keep the scales they were trained for.
     keeps_weights: ClassVar[bool] = False
     # A setting, and its value with which the pass itself learns from the untouched checkpoint.
     learns_from_baseline: ClassVar[tuple[str, object] | None] = None
