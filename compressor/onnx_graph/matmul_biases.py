@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from compressor.onnx_graph.constants import Constants
 from compressor.onnx_graph.quantizable_weights import names_in_bodies
 
 _MATMUL, _SCALES, _BIAS = "MatMulIntegerToFloat", 3, 6  # and where it reads what
@@ -42,7 +43,8 @@ class _Moving:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._constants = Constants(graph)
+        self._tensors = self._constants.tensors
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
@@ -90,13 +92,13 @@ class _Moving:
             bias = self._bias(addition, part, width) if is_sum else None
             if bias is None:
                 return False
-            biases.append(numpy_helper.to_array(self._tensors[bias]))
+            biases.append(self._constants.array(bias))
         assert sum(widths) == columns, "the parts of a split are all of its input"
         for place, addition in enumerate(additions):
             assert addition is not None, "its bias was found"
             self._idle.add(split.output[place])
             split.output[place] = addition.output[0]
-        _give(matmul, self._add(f"{matmul.output[0]}_bias", np.concatenate(biases)))
+        _give(matmul, self._constants.add(f"{matmul.output[0]}_bias", np.concatenate(biases)))
         return True
 
     def finish(self) -> None:
@@ -135,13 +137,6 @@ class _Moving:
         if tensor is None or tensor.data_type != TensorProto.FLOAT:
             return False
         return list(tensor.dims) == [width]
-
-    def _add(self, name: str, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:
-        while name in self._tensors:
-            name += "_"
-        self._tensors[name] = numpy_helper.from_array(values, name)
-        self._graph.initializer.append(self._tensors[name])
-        return name
 
 
 def _give(matmul: onnx.NodeProto, bias: str) -> None:
