@@ -60,7 +60,7 @@ def test_an_architecture_that_cannot_be_pruned_says_why(tiny_bert: TorchModel):
     module = transformers.SqueezeBertForSequenceClassification(config)
     found = by_kind(TorchModel(module, tiny_bert.preprocessor, tiny_bert.task))
     assert not found["prune_structured"].supported
-    assert found["prune_structured"].reason.startswith("its layers are grouped convolutions")
+    assert found["prune_structured"].reason.startswith("its layers are convolutions in groups")
     assert found["distill"].bytes_saved is None
 
 

@@ -86,7 +86,7 @@ def test_layers_are_counted_as_the_pass_before_leaves_them(
         (
             "squeezebert",
             {"kind": "prune_structured", "ratio": 0.5},
-            "layers are grouped convolutions",
+            "layers are convolutions in groups",
         ),
         ("nystromformer", {"kind": "quantize_aware_train"}, "int8 is not simulated"),
     ],

@@ -15,7 +15,7 @@ from compressor.passes.quantize.settings import (
 def test_true_is_the_old_spelling_of_int8():
     assert QuantizeDynamic.model_validate({"embeddings": True}) == QuantizeDynamic()
     assert QuantizeDynamic.model_validate({"embeddings": False}).embeddings is False
-    with pytest.raises(ValidationError, match="'int8', 'int4' or False"):
+    with pytest.raises(ValidationError, match="'int8', 'int4', 'codes' or False"):
         QuantizeDynamic.model_validate({"embeddings": "int3"})
 
 
