@@ -9,10 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.models.torch_model import TorchModel
 from compressor.tasks.columns import TextColumns
+
+_ERRORS = 1.96  # standard errors on each side, 95%
 
 
 def quieten() -> None:
@@ -54,6 +57,16 @@ def read_splits(
     return load_splits(
         settings, label_names=model.labels, columns=TextColumns(), needed=needed, seed=seed
     )
+
+
+def points_lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the points of accuracy lost, by which rows were right, and what the rows can tell.
+
+    `within` is 1.96 standard errors of the difference.
+    """
+    lost = 100 * (before.astype(float) - after)
+    within = _ERRORS * float(lost.std(ddof=1)) / len(lost) ** 0.5
+    return {"points_lost": float(lost.mean()), "within": within}
 
 
 def set_aside(texts: Sequence[str], count: int) -> tuple[list[int], list[int]]:

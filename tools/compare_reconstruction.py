@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from classifier_rows import new_parser, quieten, read_splits
+from classifier_rows import new_parser, points_lost, quieten, read_splits
 from numpy.typing import NDArray
 from results import write_results
 
@@ -37,8 +37,6 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
 from compressor.verify.evaluation import predict_outputs
-
-_ERRORS = 1.96  # standard errors on each side, 95%
 
 
 def main() -> None:
@@ -96,9 +94,7 @@ def measure(
         minutes = (time.process_time() - start) / 60
     found: dict[str, Any] = {"cpu_minutes": round(minutes, 2), "notes": notes}
     for name, rows in judges.items():
-        lost = 100 * (right[name].astype(float) - is_right(pruned, rows))
-        within = _ERRORS * float(lost.std(ddof=1)) / len(lost) ** 0.5
-        found[name] = {"points_lost": float(lost.mean()), "within": within}
+        found[name] = points_lost(right[name], is_right(pruned, rows))
     return found
 
 

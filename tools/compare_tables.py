@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from classifier_rows import quieten
+from classifier_rows import points_lost, quieten
 from compare_int8 import context, predict, read_rows, read_texts
 from numpy.typing import NDArray
 from results import write_results
@@ -34,7 +34,6 @@ from compressor.passes import apply_pass
 from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
-_ERRORS = 1.96  # standard errors on each side, 95%
 _ALL = 100_000  # more rows than any table has: all that calibration rows contain
 
 
@@ -93,7 +92,7 @@ def main() -> None:
                     "bytes": stored.size().bytes_on_disk,
                     "pieces": own.module.get_input_embeddings().num_embeddings,
                     "changed_percent": 100 * float((before != after).mean()),
-                    **_lost(before == labels, after == labels),
+                    **points_lost(before == labels, after == labels),
                 }
             )
             write_results(arguments.json, found, about=about)  # a form that is done stays
@@ -110,12 +109,6 @@ def _store(
         exported = export_onnx(model, folder / "fp32.onnx", threads=1)
     int8 = QuantizeDynamic.model_validate({"smooth": True, **form.stored})
     return apply_pass(int8, exported, context(model, folder / "int8", rows)), model
-
-
-def _lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, float]:
-    lost = 100 * (before.astype(float) - after)
-    within = _ERRORS * float(lost.std(ddof=1)) / len(lost) ** 0.5
-    return {"points_lost": float(lost.mean()), "within": within}
 
 
 def _apart(arguments: argparse.Namespace) -> tuple[list[str], NDArray[np.int64]]:
