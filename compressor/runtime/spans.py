@@ -4,8 +4,9 @@ With `none` every token is given by itself. With `simple` neighbours of one kind
 token; with `first`, `average` and `max` the pieces of a word first agree on one tag: that of its
 first piece, of the mean of their probabilities, or of the surest piece.
 
-Ref: transformers 5.23, `TokenClassificationPipeline`. Unlike it, the tags of IOBES and BILOU are
-joined to one span too, and windows over a long document meet at a word.
+Ref: transformers 5.23, `TokenClassificationPipeline`, which knows B- and I- alone. Unlike it, tags
+of other schemes and spellings are joined to one span too, and windows over a long document meet at
+a word.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from numpy.typing import NDArray
 
 from .pieces import Document
 from .probabilities import softmax
-from .tags import NO_TAG, OUTSIDE, Scheme, Tags
+from .tags import NO_TAG, OUTSIDE, Tags
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "max")
-# What begins a span and what goes on, where the letters of the scheme are others.
-_BEGINS: dict[Scheme, tuple[str, str]] = {"IOBES": ("BS", "IE"), "BILOU": ("BU", "IL")}
 
 
 class Span(TypedDict):
@@ -90,7 +89,7 @@ def spans_of(
             _word(tokens[start:end], *choose(probabilities[start:end]), document, tags)
             for start, end in _runs(is_piece)
         ]
-    groups = [_joined(parts, document, tags.scheme) for parts in grouped(tokens, tags.scheme)]
+    groups = [_joined(parts, document, tags) for parts in grouped(tokens, tags)]
     return [span for span in groups if span["entity_group"] != OUTSIDE]
 
 
@@ -109,33 +108,21 @@ def kinds_of_words(
         start += len(word) + 1
     return [
         (kind, group[0].start, group[-1].end)
-        for group in grouped(parts, tags.scheme)
-        if (kind := split_tag(group[0].tag, tags.scheme)[1]) != OUTSIDE
+        for group in grouped(parts, tags)
+        if (kind := tags.spans[group[0].tag][1]) != OUTSIDE
     ]
 
 
-def grouped(parts: Sequence[Part], scheme: Scheme) -> list[list[Part]]:
+def grouped(parts: Sequence[Part], tags: Tags) -> list[list[Part]]:
     """Return neighbours of one kind together; a part whose tag says so begins a new group."""
     groups: list[list[Part]] = []
     for part in parts:
-        begins, kind = split_tag(part.tag, scheme)
-        if groups and not begins and kind == split_tag(groups[-1][-1].tag, scheme)[1]:
+        begins, kind = tags.spans[part.tag]
+        if groups and not begins and kind == tags.spans[groups[-1][-1].tag][1]:
             groups[-1].append(part)
         else:
             groups.append([part])
     return groups
-
-
-def split_tag(tag: str, scheme: Scheme) -> tuple[bool, str]:
-    """Return whether a tag begins a span, and the kind of it.
-
-    >>> split_tag("B-PER", "IOB2"), split_tag("I-PER", "IOB2"), split_tag("S-PER", "IOBES")
-    ((True, 'PER'), (False, 'PER'), (True, 'PER'))
-    """
-    begin, inside = _BEGINS.get(scheme, ("B", "I"))
-    if len(tag) > 2 and tag[1] == "-" and tag[0] in begin + inside:
-        return tag[0] in begin, tag[2:]
-    return False, tag
 
 
 def _spelled(document: Document) -> tuple[list[str], NDArray[np.bool_]]:
@@ -185,9 +172,9 @@ _CHOICES: dict[str, Callable[[NDArray[np.float32]], tuple[int, float]]] = {
 }
 
 
-def _joined(parts: Sequence[Part], document: Document, scheme: Scheme) -> Span:
+def _joined(parts: Sequence[Part], document: Document, tags: Tags) -> Span:
     return Span(
-        entity_group=split_tag(parts[0].tag, scheme)[1],
+        entity_group=tags.spans[parts[0].tag][1],
         score=float(np.mean([part.score for part in parts])),
         # Words that are spelled already are joined as tokens are, as the pipeline does.
         word=document.spell([part.word for part in parts]),

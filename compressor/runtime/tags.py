@@ -4,27 +4,39 @@ A scheme says by the prefixes of tags where an entity begins and ends. Strict me
 which breaks its scheme holds no entity there, as in `seqeval` with `mode="strict"`: an `I-PER`
 after `O` belongs to none.
 
-Ref: Ramshaw & Marcus 1995, arXiv:cmp-lg/9505040 (IOB); Ratinov & Roth 2009, W09-1119 (BILOU).
+Ref: Ramshaw & Marcus 1995, arXiv:cmp-lg/9505040 (IOB1); Ratinov & Roth 2009, W09-1119 (BILOU).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from .words import counted, few_of
 
-Scheme = Literal["IOB2", "IOBES", "BILOU", "IO", "plain"]
+Scheme = Literal["IOB1", "IOB2", "BIOS", "IOBES", "BMES", "BILOU", "IO", "plain"]
 
 OUTSIDE = "O"
 NO_TAG = -1  # of a word that gives no token, so that no model says anything of it
-_PREFIXED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
-_SAME_AS = {"L": "E", "U": "S"}  # BILOU calls the last word and the only word otherwise
+# How tags are spelled: PER-B and B_PER are read as B-PER where every tag is spelled so.
+_PREFIXED = re.compile(r"(?P<prefix>[BIESLUM])-(?P<kind>.+)", re.DOTALL)
+_OTHERWISE = (
+    re.compile(r"(?P<prefix>[BIESLUM])_(?P<kind>.+)", re.DOTALL),
+    re.compile(r"(?P<kind>.+)[-_](?P<prefix>[BIESLUM])", re.DOTALL),
+)
+# BILOU calls the last word and the only word otherwise, BMES what lies between.
+_SAME_AS = {"L": "E", "U": "S", "M": "I"}
+_END_BY_THEMSELVES = ("IOB1", "IOB2", "BIOS", "IO")  # with the last word of their kind
+_BEGIN_INSIDE = ("IOB1", "IO")  # with I-, after another kind or none
 _EXPLAINED: dict[Scheme, str] = {
+    "IOB1": "entities are I- words in a row, and begin with B- after one of their kind",
     "IOB2": "entities begin with B- and go on with I-",
+    "BIOS": "entities begin with B- and go on with I-, those of one word are S-",
     "IOBES": "entities begin with B- and end with E-, those of one word are S-",
+    "BMES": "entities begin with B- and end with E-, those of one word are S-",
     "BILOU": "entities begin with B- and end with L-, those of one word are U-",
     "IO": "words in a row with one tag are one entity",
     "plain": "every word with another tag than O is a unit of its own",
@@ -47,8 +59,8 @@ class Entity(NamedTuple):
 class Tags:
     """The tags of a checkpoint by class id, and what they say of entities.
 
-    `prefixes` are B, I, E, S or O (those of BILOU by the letters of IOBES), `kind_of` the places of
-    their kinds in `kinds`, -1 for `O`.
+    `prefixes` are B, I, E, S or O (those of BILOU and BMES by the letters of IOBES), `kind_of` the
+    places of their kinds in `kinds`, -1 for `O`.
     """
 
     labels: tuple[str, ...]
@@ -60,7 +72,7 @@ class Tags:
     def entities(self, tags: Iterable[int]) -> list[Entity]:
         """Return the entities of one document, whose words have these class ids or `NO_TAG`."""
         found: list[Entity] = []
-        ends_by_itself = self.scheme in ("IOB2", "IO")
+        ends_by_itself = self.scheme in _END_BY_THEMSELVES
         kind, start, place = -1, 0, -1
         for place, tag in enumerate(tags):
             prefix, own = ("O", -1) if tag == NO_TAG else (self.prefixes[tag], self.kind_of[tag])
@@ -74,7 +86,7 @@ class Tags:
             kind = -1
             if prefix == "S":
                 found.append(Entity(own, place, place + 1))
-            elif prefix == "B" or (prefix == "I" and self.scheme == "IO"):
+            elif prefix == "B" or (prefix == "I" and self.scheme in _BEGIN_INSIDE):
                 kind, start = own, place
         if kind >= 0 and ends_by_itself:
             found.append(Entity(kind, start, place + 1))
@@ -89,6 +101,20 @@ class Tags:
             improper += self.prefixes[tag] == "I" and self.kind_of[tag] != before
             before = self.kind_of[tag]
         return proper, improper
+
+    @cached_property
+    def spans(self) -> Mapping[str, tuple[bool, str]]:
+        """Return whether each label begins a span of a text, and the kind of it.
+
+        A tag without a prefix is its own kind, and goes on with one.
+        """
+        found = {}
+        for label, prefix, place in zip(self.labels, self.prefixes, self.kind_of, strict=True):
+            kind = label if place < 0 else self.kinds[place]
+            if kind == label and (match := re.fullmatch(r"([BI])-(.+)", label, re.DOTALL)):
+                prefix, kind = match.groups()  # beside others, which transformers looks at alone
+            found[label] = (kind != label and prefix in "BS", kind)
+        return found
 
     @property
     def outside(self) -> int:
@@ -109,13 +135,12 @@ def read_tags(labels: Sequence[str]) -> Tags:
 
     Raises `SchemeProblem` where the prefixes are those of no scheme that is known here.
     """
-    scheme = scheme_of(labels)
-    parts = [_parts(label, scheme) for label in labels]
+    scheme, parts = _read(labels)
     kinds = tuple(sorted({kind for prefix, kind in parts if prefix != "O"}))
     return Tags(
         labels=tuple(labels),
         scheme=scheme,
-        prefixes=tuple(prefix for prefix, _ in parts),
+        prefixes=tuple(_SAME_AS.get(prefix, prefix) for prefix, _ in parts),
         kind_of=tuple(-1 if prefix == "O" else kinds.index(kind) for prefix, kind in parts),
         kinds=kinds,
     )
@@ -127,30 +152,60 @@ def scheme_of(labels: Sequence[str]) -> Scheme:
     >>> scheme_of(["O", "B-PER", "I-PER"]), scheme_of(["O", "I-PER"]), scheme_of(["NOUN", "VERB"])
     ('IOB2', 'IO', 'plain')
     """
+    return _read(labels)[0]
+
+
+def _read(labels: Sequence[str]) -> tuple[Scheme, list[tuple[str, str]]]:
+    """Return the scheme, and the prefix (O: outside, S: none) and the kind of each label."""
     inside = [label for label in labels if label != OUTSIDE]
-    found = [_PREFIXED.fullmatch(label) for label in inside]
-    prefixes = {match[1] for match in found if match is not None}
-    if not prefixes:
-        return "plain"
+    for spelling in (_PREFIXED, *_OTHERWISE):
+        found = [spelling.fullmatch(label) for label in inside]
+        matches = [match for match in found if match is not None]
+        if spelling is not _PREFIXED and len(matches) < len(inside):
+            continue
+        prefixes = {match["prefix"] for match in matches}
+        scheme = _scheme_of([(match["prefix"], match["kind"]) for match in matches])
+        # Otherwise spelled, only what begins and goes on is no part of a name, such as VITAMIN_B.
+        if scheme is not None and (spelling is _PREFIXED or {"B"} < prefixes):
+            return scheme, [_parts(label, spelling) for label in labels]
+        if matches and spelling is _PREFIXED:
+            if len(matches) < len(inside):  # such as E-MAIL beside PHONE
+                break
+            raise _unknown(prefixes, inside)
+    return "plain", [("O" if label == OUTSIDE else "S", label) for label in labels]
+
+
+def _scheme_of(parts: Sequence[tuple[str, str]]) -> Scheme | None:
+    """Return the scheme of tags with these prefixes and kinds; None for none, or an unknown one."""
+    prefixes = {prefix for prefix, _ in parts}
     if prefixes == {"I"}:
         return "IO"
-    if "B" in prefixes and prefixes <= {"B", "I"}:
-        return "IOB2"
-    if prefixes <= set("BIES") and ("B" in prefixes or prefixes == {"S"}):
+    if prefixes == {"S"}:
         return "IOBES"
-    if prefixes <= set("BILU") and ("B" in prefixes or prefixes == {"U"}):
+    if prefixes == {"U"}:
         return "BILOU"
-    if None in found:  # such as E-MAIL beside PHONE
-        return "plain"
-    raise SchemeProblem(
+    if "B" not in prefixes:
+        return None
+    if prefixes <= {"B", "I"}:
+        begun = {kind for prefix, kind in parts if prefix == "B"}
+        return "IOB2" if {kind for _, kind in parts} == begun else "IOB1"
+    if prefixes <= set("BIS") or prefixes <= set("BIU"):  # none says where an entity ends
+        return "BIOS"
+    known: dict[Scheme, str] = {"IOBES": "BIES", "BMES": "BMES", "BILOU": "BILU"}
+    return next((scheme for scheme, letters in known.items() if prefixes <= set(letters)), None)
+
+
+def _unknown(prefixes: set[str], labels: Sequence[str]) -> SchemeProblem:
+    return SchemeProblem(
         f"id2label has tags with the prefixes {', '.join(f'{item}-' for item in sorted(prefixes))} "
-        f"({few_of(inside)}), which are those of no known scheme (IOB2: B- I-; IOBES: B- I- E- S-; "
-        f"BILOU: B- I- L- U-; IO: I-); give a checkpoint that was trained on one of them"
+        f"({few_of(labels)}), which are those of no known scheme (IOB2: B- I-; BIOS: B- I- S-; "
+        f"IOBES: B- I- E- S-; BMES: B- M- E- S-; BILOU: B- I- L- U-; IO: I-); give a checkpoint "
+        f"that was trained on one of them"
     )
 
 
-def _parts(label: str, scheme: Scheme) -> tuple[str, str]:
+def _parts(label: str, spelling: re.Pattern[str]) -> tuple[str, str]:
     if label == OUTSIDE:
         return "O", ""
-    match = None if scheme == "plain" else _PREFIXED.fullmatch(label)
-    return ("S", label) if match is None else (_SAME_AS.get(match[1], match[1]), match[2])
+    match = spelling.fullmatch(label)
+    return ("S", label) if match is None else (match["prefix"], match["kind"])

@@ -329,7 +329,10 @@ def guess_words(
         words = [column for column in words if lists[column] != lists.get(chosen)]
     text = inputs[0] if inputs else _one_of(place, words, _WORD_NAMES, "the words", "--text")
     if text is None:
-        raise RecipeError(f"{place}: no column holds lists of words; give --text COLUMN")
+        raise RecipeError(
+            f"{place}: no column holds lists of words, with a list of tags beside it; write texts "
+            f"so, one tag for each word, as JSON lines, parquet or a CoNLL file"
+        )
     if chosen is None and not inputs and len(lists) > 1:
         raise RecipeError(
             f"{place}: no column holds lists of the checkpoint's tags ({few_of(labels)}); give "

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
-from compressor.runtime.tags import OUTSIDE, SchemeProblem, Tags, read_tags
+from compressor.runtime.tags import OUTSIDE, Scheme, SchemeProblem, Tags, read_tags
 from compressor.setting_errors import did_you_mean, show
 from compressor.tasks.columns import Columns, Labels, RowKind
 from compressor.tasks.examples import Example, Words
@@ -127,12 +127,14 @@ def _words_problem(cell: Any) -> str | None:
 class _KnownTags:
     """The class id of each tag by its name in the data, and of each id of the data.
 
-    The latter is None where nothing names the ids; `owner` is who gives the names.
+    The latter is None where nothing names the ids; `owner` is who gives the names, whose `scheme`
+    is known where it is the checkpoint.
     """
 
     by_name: Mapping[str, int]
     by_id: Sequence[int] | None
     owner: str
+    scheme: Scheme = "plain"
 
     def class_ids(self, cell: Any) -> NDArray[np.int64]:
         """Return the class ids of a list of tags; raises `ValueError` for anything else."""
@@ -147,6 +149,12 @@ class _KnownTags:
         if isinstance(tag, str):
             if tag in self.by_name:
                 return self.by_name[tag]
+            if self.scheme == "IOB1" and tag.startswith("B-") and f"I-{tag[2:]}" in self.by_name:
+                raise ValueError(
+                    f"of word {place} is '{tag}', and the checkpoint's tags are those of the "
+                    f"scheme IOB1; write the first word of an entity as I-, and as B- only right "
+                    f"after another one of its kind"
+                )
             close = did_you_mean(tag, self.by_name, noun="its tags are")
             raise ValueError(
                 f"of word {place} is '{tag}', which is no tag of {self.owner}{close}; correct it, "
@@ -167,7 +175,7 @@ class _KnownTags:
 def _known_tags(names: Sequence[str], data_names: Sequence[str] | None) -> _KnownTags:
     own = {name: index for index, name in enumerate(names)}
     if data_names is None:
-        return _KnownTags(own, None, "the checkpoint")
+        return _KnownTags(own, None, "the checkpoint", read_tags(names).scheme)
     if set(data_names) <= set(own):
         return _KnownTags(own, [own[name] for name in data_names], "the checkpoint")
     if len(data_names) != len(names):

@@ -13,7 +13,7 @@ from conftest import TINY, word_piece_tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from compressor.runtime.pieces import encode_documents
-from compressor.runtime.spans import AGGREGATIONS, Span, kinds_of_words, spans_of, split_tag
+from compressor.runtime.spans import AGGREGATIONS, Span, kinds_of_words, spans_of
 from compressor.runtime.tags import read_tags
 from compressor.tasks import load_task
 from compressor.tasks.examples import Words
@@ -135,15 +135,18 @@ def given(text: Any, tags: Sequence[str], labels: Sequence[str], strategy: Any) 
     return spans_of(document, logits, read_tags(labels), strategy)
 
 
-def test_tags_of_iobes_and_bilou_are_joined_to_one_span():
-    for letters in ("BIES", "BILU"):
-        begin, inside, end, single = letters
-        labels = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC") for letter in letters)]
-        tags = [f"{begin}-PER", f"{inside}-PER", f"{end}-PER", f"{single}-PER", f"{single}-LOC"]
-        found = given("a film is good bad", tags, labels, "simple")
-        assert [(item["entity_group"], item["word"]) for item in found] == [
-            ("PER", "a film is"), ("PER", "good"), ("LOC", "bad"),
-        ]  # fmt: skip
+@pytest.mark.parametrize("spelling", ["{0}-{1}", "{0}_{1}", "{1}-{0}"])
+@pytest.mark.parametrize("letters", ["BIES", "BILU", "BMES", "BIIS"])
+def test_tags_of_other_schemes_and_spellings_are_joined_to_one_span(letters: str, spelling: str):
+    begin, inside, end, single = letters
+    once = dict.fromkeys(letters)
+    labels = ["O", *(spelling.format(item, kind) for kind in ("PER", "LOC") for item in once)]
+    tags = [spelling.format(letter, "PER") for letter in (begin, inside, end, single)]
+    tags.append(spelling.format(single, "LOC"))
+    found = given("a film is good bad", tags, labels, "simple")
+    assert [(item["entity_group"], item["word"]) for item in found] == [
+        ("PER", "a film is"), ("PER", "good"), ("LOC", "bad"),
+    ]  # fmt: skip
 
 
 def test_a_plain_tag_keeps_its_dashes():
@@ -181,4 +184,4 @@ def test_a_document_without_tokens_has_no_spans():
     ("tag", "expected"), [("B-", (False, "B-")), ("O", (False, "O")), ("", (False, ""))]
 )
 def test_odd_tags_are_kinds_of_their_own(tag: str, expected: tuple[bool, str]):
-    assert split_tag(tag, "plain") == expected
+    assert read_tags([tag]).spans[tag] == expected

@@ -196,7 +196,7 @@ def test_words_alone_have_no_label():
 
 
 def test_texts_are_no_lists_of_words():
-    with pytest.raises(RecipeError, match="no column holds lists of words; give --text"):
+    with pytest.raises(RecipeError, match="no column holds lists of words, with a list of tags"):
         words({"text": ["Ann ran", "it"]})
 
 

@@ -31,6 +31,15 @@ def entities(tags: Tags, names: Sequence[str]) -> list[tuple[str, int, int]]:
         (["O", "B-PER", "I-PER", "E-PER", "S-PER"], "IOBES"),
         (["O", "S-PER"], "IOBES"),
         (["O", "B-PER", "I-PER", "L-PER", "U-PER"], "BILOU"),
+        (["O", "B-PER", "I-PER", "S-PER"], "BIOS"),
+        (["O", "B-PER", "I-PER", "U-PER"], "BIOS"),
+        (["O", "B-PER", "M-PER", "E-PER", "S-PER"], "BMES"),
+        (["O", "B-LOC", "I-LOC", "I-PER"], "IOB1"),
+        (["O", "B_PER", "I_PER", "B_LOC"], "IOB2"),
+        (["O", "PER-B", "PER-I"], "IOB2"),
+        (["O", "PER_B", "PER_M", "PER_E", "PER_S"], "BMES"),
+        (["O", "VITAMIN-B", "HEPATITIS-B"], "plain"),
+        (["O", "S_CORP", "PHONE"], "plain"),
         (["O", "I-PER", "I-LOC"], "IO"),
         (["NOUN", "VERB", "-LRB-"], "plain"),
         (["O", "PER", "LOC"], "plain"),
@@ -56,6 +65,36 @@ def test_an_inside_tag_after_another_kind_belongs_to_no_entity():
 def test_an_entity_of_iobes_without_its_end_is_none():
     names = ["B-PER", "I-PER", "O", "B-PER", "E-PER", "S-LOC", "E-LOC", "B-LOC", "E-PER"]
     assert entities(IOBES, names) == [("PER", 3, 5), ("LOC", 5, 6)]
+
+
+def test_where_no_tag_is_for_an_end_entities_end_by_themselves():
+    tags = read_tags(["O", *(f"{prefix}-{kind}" for kind in KINDS for prefix in "BIS")])
+    names = ["B-PER", "I-PER", "O", "B-LOC", "S-LOC", "I-LOC", "B-PER", "I-LOC"]
+    assert entities(tags, names) == [
+        ("PER", 0, 2), ("LOC", 3, 4), ("LOC", 4, 5), ("PER", 6, 7),
+    ]  # fmt: skip
+
+
+def test_tags_of_bmes_are_those_of_iobes_with_another_letter():
+    labels = ["O", *(f"{prefix}-{kind}" for kind in KINDS for prefix in "BMES")]
+    names = ["B-PER", "M-PER", "E-PER", "S-LOC", "B-LOC", "M-LOC", "O"]
+    assert entities(read_tags(labels), names) == [("PER", 0, 3), ("LOC", 3, 4)]
+
+
+def test_entities_of_iob1_begin_inside_unless_one_of_their_kind_stands_before():
+    tags = read_tags(["O", "I-PER", "I-LOC", "B-LOC"])
+    names = ["I-PER", "I-PER", "I-LOC", "B-LOC", "I-LOC", "O", "I-LOC"]
+    assert entities(tags, names) == [
+        ("PER", 0, 2), ("LOC", 2, 3), ("LOC", 3, 5), ("LOC", 6, 7),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", ["{0}_{1}", "{1}-{0}", "{1}_{0}"])
+def test_tags_that_are_spelled_otherwise_say_the_same(spelling: str):
+    names = ["B-PER", "I-PER", "I-LOC", "B-LOC", "O", "B-LOC", "I-LOC"]
+    labels = ["O", *(spelling.format(prefix, kind) for kind in KINDS for prefix in "BI")]
+    other = [name if name == "O" else spelling.format(*name.split("-")) for name in names]
+    assert entities(read_tags(labels), other) == entities(IOB2, names)
 
 
 def test_words_in_a_row_are_one_entity_without_a_beginning_tag():

@@ -128,6 +128,15 @@ def test_entities_that_begin_with_an_inside_tag_are_refused_where_most_do():
     assert ids(["B-PER", "O", "I-PER"]) == [[2, 0, 1]]
 
 
+def test_tags_of_iob2_are_refused_where_the_checkpoints_are_iob1():
+    rows = table(tags=[["O", "B-PER"]])
+    with pytest.raises(RecipeError) as caught:
+        COLUMNS.labels(rows, "tags", ("O", "I-PER", "I-LOC", "B-LOC"), None)
+    (mistake,) = caught.value.mistakes
+    assert "is 'B-PER', and the checkpoint's tags are those of the scheme IOB1" in mistake
+    assert "write the first word of an entity as I-" in mistake
+
+
 def test_documents_have_a_tag_for_each_word():
     both = table(words=[["a", "b"], ["c"], ["d"]], tags=[["O"], ["O"], ["O", "O"]])
     labels = COLUMNS.labels(both, "tags", TAGS, None).labels
