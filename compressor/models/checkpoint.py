@@ -37,7 +37,7 @@ from compressor.paths import (
     special_files,
     unreadable,
 )
-from compressor.tasks.pooling import MODULES
+from compressor.tasks.pooling import MODULES, read_steps
 
 __all__ = ["CheckpointFiles", "describe_checkpoint", "find_checkpoint"]
 
@@ -260,6 +260,12 @@ def _no_config(name: str, directory: Path) -> EnvironmentMismatch:
     """Say what a folder without config.json may be."""
     refuse_adapter(name, directory)
     inside = sorted(path.parent.name for path in directory.glob("*/config.json"))
+    steps = read_steps(directory) or ["Transformer"]
+    if steps[0] != "Transformer":
+        return EnvironmentMismatch(
+            f"{name}: the steps in {MODULES} are {', '.join(steps)}, and only what begins with one "
+            f"Transformer can be compressed; give the folder of such an encoder, if it has one"
+        )
     if (directory / MODULES).is_file() and inside:
         folder = next((item for item in inside if "Transformer" in item), inside[0])
         return EnvironmentMismatch(

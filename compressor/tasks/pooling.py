@@ -193,7 +193,8 @@ def read_pooling(
     max_length = longest_read(directory)
     read_prompts(about, directory / ABOUT)
     if found is None:
-        return Pooling(mode or "mean", bool(normalize), None, max_length, about)
+        usual = Pooling(mode or "mean", bool(normalize), None, max_length, about)
+        return _truncated(usual, directory)
     said = {"pooling": found.mode, "normalize": found.normalize}
     mistakes = [
         f"model.{name}: is {_shown(value)}, but {found.source} of the checkpoint says "
@@ -203,7 +204,44 @@ def read_pooling(
     ]
     if mistakes:
         raise RecipeError(mistakes)
-    return replace(found, max_length=max_length, about=about)
+    return _truncated(replace(found, max_length=max_length, about=about), directory)
+
+
+def _truncated(pooling: Pooling, directory: Path) -> Pooling:
+    """Return a pooling that leaves out what sentence-transformers does by `truncate_dim`.
+
+    It cuts what the last step gave, and does not scale what is left to length 1.
+    """
+    wanted = (pooling.about or {}).get("truncate_dim")
+    if wanted is None:
+        return pooling
+    if type(wanted) is not int or wanted < 1:
+        raise EnvironmentMismatch(
+            f"{directory / ABOUT}: truncate_dim must be a whole number above 0, or null, got "
+            f"{wanted!r}"
+        )
+    width = pooling.dense[-1].out_features if pooling.dense else _pooled_width(pooling, directory)
+    if wanted >= width:
+        return pooling
+    step = DenseStep(width, wanted, False, "identity", pooling.normalize, is_cut=True)
+    return replace(
+        pooling,
+        normalize=False,
+        dense=(*pooling.dense, step),
+        dense_folders=(*pooling.dense_folders, ABOUT),
+    )
+
+
+def _pooled_width(pooling: Pooling, directory: Path) -> int:
+    config = read_config(directory)
+    size = config.get("hidden_size", config.get("d_model", config.get("dim")))
+    if type(size) is not int:
+        raise EnvironmentMismatch(
+            f"{directory / ABOUT}: truncate_dim cuts vectors, and config.json does not say how "
+            f"many numbers they have (hidden_size); set truncate_dim to null, and cut them with "
+            f"the pass cut_vectors"
+        )
+    return size * len(pooling.modes)
 
 
 def dense_weights(directory: Path, folder: str) -> Path:

@@ -239,6 +239,15 @@ def test_the_old_layout_of_sentence_transformers_names_the_folder(copy: Path, tm
         find_checkpoint(str(old))
 
 
+def test_what_is_no_single_transformer_is_refused_by_its_steps(copy: Path, tmp_path: Path):
+    router = tmp_path / "router"
+    shutil.copytree(copy, router / "query_0_Transformer")
+    step = {"path": "", "type": "sentence_transformers.sentence_transformer.modules.router.Router"}
+    (router / "modules.json").write_text(json.dumps([step]))
+    with pytest.raises(EnvironmentMismatch, match="are Router, and only what begins"):
+        find_checkpoint(str(router))
+
+
 @pytest.mark.parametrize(
     ("model_type", "architecture"),
     [("wav2vec2", "Wav2Vec2ForCTC"), ("sew", "SEWForSequenceClassification")],

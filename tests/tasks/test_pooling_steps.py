@@ -162,6 +162,28 @@ def test_checkpoint_copy_and_graph_give_the_vectors_of_all_steps(encoder_dir: Pa
     np.testing.assert_allclose(graph.predict(batch), right, atol=1e-6)
 
 
+@pytest.mark.parametrize("kept", [slice(None), slice(2)], ids=["all steps", "pooling alone"])
+def test_vectors_are_cut_as_sentence_transformers_was_told(
+    encoder_dir: Path, tmp_path: Path, kept: slice
+):
+    modules = json.loads((encoder_dir / "modules.json").read_text())
+    write(encoder_dir / "modules.json", modules[kept])
+    whole = vectors_of(load_checkpoint(encoder_dir))
+    write(encoder_dir / "config_sentence_transformers.json", {"truncate_dim": 4})
+    model = load_checkpoint(encoder_dir)
+    np.testing.assert_array_equal(vectors_of(model), whole[:, :4])
+    model.save(tmp_path / "saved")
+    np.testing.assert_array_equal(vectors_of(load_checkpoint(tmp_path / "saved")), whole[:, :4])
+
+
+def test_a_cut_of_all_numbers_is_none_and_one_of_no_number_is_refused(encoder_dir: Path):
+    write(encoder_dir / "config_sentence_transformers.json", {"truncate_dim": 10})
+    assert len(read_pooling(encoder_dir).dense) == 2
+    write(encoder_dir / "config_sentence_transformers.json", {"truncate_dim": 0})
+    with pytest.raises(EnvironmentMismatch, match="truncate_dim must be a whole number above 0"):
+        read_pooling(encoder_dir)
+
+
 def test_a_pruned_encoder_is_saved_with_its_linear_layers(encoder_dir: Path, tmp_path: Path):
     model = load_checkpoint(encoder_dir)
     remove_attention(encoder_layers(model.module)[0])
