@@ -178,12 +178,14 @@ class IntegerSettings(WeightSettings):
         """Return whether rounding reads calibration rows."""
         return self.rounding != "nearest" or self.bias_correction
 
-    def _without_narrow_tables(self) -> Self:
-        """Return these settings with tables of fewer bits, which lose the most, in int8."""
-        return self.model_copy(update=self._int8_tables())
+    def _wider_tables(self) -> Iterator[dict[str, object]]:
+        """Yield what gives tables, which lose the most, more bits: int4 in place of codes, int8.
 
-    def _int8_tables(self) -> dict[str, object]:
-        return {
+        Not int4 where no rows are refined: OpenVINO runs such codes, and looks up no int4.
+        """
+        if self.embeddings == "codes" and self.refined_rows:
+            yield {"embeddings": "int4", "code_width": _CODE_WIDTH}
+        yield {
             "embeddings": self.embeddings and "int8",
             "refined_rows": 0,
             "code_width": _CODE_WIDTH,
@@ -303,8 +305,9 @@ class Int8Settings(SensitiveSettings, IntegerSettings):
         """Yield all in int8, finer activations, then sensitive weights and tables in float."""
         finest = self
         wide = self.model_copy(update={"matrices": "int8", "matrix_block": _MATRIX_BLOCK})
-        int8 = wide._without_narrow_tables().model_copy(update={"once_per_text": "int8"})
-        for milder in (wide, wide._without_narrow_tables(), int8, int8._finest()):
+        tables = [wide.model_copy(update=update) for update in self._wider_tables()]
+        int8 = tables[-1].model_copy(update={"once_per_text": "int8"})
+        for milder in (wide, *tables, int8, int8._finest()):
             if milder != finest:
                 yield milder
             finest = milder
@@ -603,9 +606,9 @@ passes:
         return Saving(saved, None, "weights and tables of 4 bits; scales aside")
 
     def milder(self) -> Iterator[Self]:
-        """Yield int8 tables, float activations, small blocks, 8 bits, and tables in float."""
+        """Yield wider tables, float activations, small blocks, 8 bits, and tables in float."""
         steps: tuple[dict[str, object], ...] = (
-            self._int8_tables(),
+            *self._wider_tables(),
             {"activations": "float"} if self.bits == 4 else {},
             {"block_size": 16},
             {"bits": 8, "activations": "int8"},

@@ -44,6 +44,19 @@ def test_milder_static_settings_leave_more_in_float():
     assert [item.embeddings for item in tries] == [*["int8"] * 4, False]
 
 
+@pytest.mark.parametrize("kind", [QuantizeStatic, QuantizeDynamic, QuantizeWeights])
+def test_milder_codes_become_int4_where_the_runtime_looks_that_up(
+    kind: type[QuantizeStatic | QuantizeDynamic | QuantizeWeights],
+):
+    def tables(settings: QuantizeStatic | QuantizeDynamic | QuantizeWeights) -> list[object]:
+        tries = list(settings.milder())
+        return [(each.embeddings, each.code_width, each.refined_rows) for each in tries[:2]]
+
+    refined = kind(embeddings="codes", code_width=8, refined_rows=5)
+    assert tables(refined) == [("int4", 12, 5), ("int8", 12, 0)]
+    assert tables(kind(embeddings="codes", code_width=4))[0] == ("int8", 12, 0)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
