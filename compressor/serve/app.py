@@ -231,6 +231,10 @@ class Service:
             }
         )
 
+    def count_no_http(self) -> None:
+        """Count what was answered 400 before it came as far as this application."""
+        self._counters.answered("other", 400, 0.0)
+
     async def metrics(self, request: Request) -> Response:
         """Answer `/metrics` in Prometheus' text format."""
         del request

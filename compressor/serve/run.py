@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from compressor.artifact import load_artifact
 from compressor.errors import EnvironmentMismatch
 from compressor.serve.app import Service
+from compressor.serve.few_lines import few_lines
 from compressor.serve.settings import ServeSettings
 
 _HEADER_SECONDS = 10.0
@@ -32,6 +33,7 @@ class _Protocol(H11Protocol):
     """
 
     is_stopping: ClassVar[bool] = False
+    no_http: ClassVar[Callable[[], object]]  # is told of each request that is none
     _headers_in_time: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -56,6 +58,11 @@ class _Protocol(H11Protocol):
             return
         self._stop_waiting()
         self._wait_for_headers(_LAST_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        type(self).no_http()
+        super().send_400_response(msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
@@ -141,7 +148,9 @@ def serve(
     own = open_socket()
     service = Service(artifact, settings, name=name or _name_of(artifact.directory))
     try:
-        protocol = type("Protocol", (_Protocol,), {})  # stops with this service alone
+        protocol = type(  # stops with this service alone
+            "Protocol", (_Protocol,), {"no_http": staticmethod(service.count_no_http)}
+        )
         config = uvicorn.Config(
             service.app,
             http=protocol,
@@ -159,7 +168,8 @@ def serve(
             # uvicorn raises the signal again once it has stopped, which would end us with its code.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)
-        server.run(sockets=[own])
+        with few_lines():
+            server.run(sockets=[own])
     finally:
         service.batcher.close()
         own.close()

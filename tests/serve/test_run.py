@@ -95,12 +95,16 @@ def test_it_answers_and_hands_over_without_a_lost_request(served_folder: Path):
 
 
 def test_headers_that_do_not_come_and_words_that_are_no_http(served_folder: Path):
-    with serving(served_folder, "--port", "0") as (_, port):
+    with serving(served_folder, "--port", "0") as (process, port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         assert post(port, connection) == post(port, connection)  # the connection is kept
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
-            raw.sendall(b"\x16\x03\x01 no http at all\r\n\r\n")
-            assert b" 400 " in raw.recv(1000)
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+                raw.sendall(b"\x16\x03\x01 no http at all\r\n\r\n")
+                assert b" 400 " in raw.recv(1000)
+        connection.request("GET", "/metrics")
+        counted = connection.getresponse().read().decode()
+        assert 'compressor_requests_total{path="other",status="400"} 5.0' in counted
         with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
             start = time.monotonic()
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\n")
@@ -108,6 +112,10 @@ def test_headers_that_do_not_come_and_words_that_are_no_http(served_folder: Path
             assert slow.recv(1000) == b""  # closed without waiting for the rest
             assert 5 < time.monotonic() - start < 25
         connection.close()
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert log.count("Invalid HTTP request") == 1
+    assert "4 further lines like these were left out" in log
 
 
 def test_what_cannot_be_started_is_an_error_with_words(tmp_path: Path):
