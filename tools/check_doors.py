@@ -7,7 +7,8 @@ Each program is installed in an environment of its own under FOLDER, which can b
 cannot be had is skipped with the reason. Texts go in where a program has a tokenizer, model inputs
 elsewhere, and what comes out is compared with `compressor.load_artifact` here: labels must be the
 same, and numbers as far as the program computes in the kernels of this ONNX Runtime. Of
-text-embeddings-inference the files that its source reads are looked at, of Triton its schema.
+text-embeddings-inference the files that its source reads are looked at, of Triton its schema. A
+program that is known not to have an operator of the graph is not asked, and the row says so.
 
 Artifacts of sentence embeddings need `export: {token_states: true}` for the programs that pool.
 
@@ -35,6 +36,7 @@ from results import write_results
 from triton_repository import write_repository
 
 from compressor.artifact import MODEL, Artifact, load_artifact
+from compressor.errors import EnvironmentMismatch
 from compressor.onnx_graph.onnx_file import load_graph
 
 SAME = 1e-5  # of numbers from the same kernels
@@ -67,6 +69,10 @@ class NotThere(Exception):
     """Why a program cannot be had here."""
 
 
+class NotOpened(Exception):
+    """What a program said that does not open an artifact."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """An artifact, what it is asked, and what it answers here."""
@@ -95,10 +101,16 @@ class Door:
     texts: bool = True  # it is given texts, and model inputs otherwise
     same_kernels: bool = True
     node: str | None = None  # the package of npm that runs
+    lacks: tuple[str, ...] = ()  # operators that it does not run
 
 
-ALL = ("text-classification", "token-classification", "text-scoring", "sentence-embedding")
+PIPELINES = (
+    "text-classification", "token-classification", "text-scoring", "sentence-embedding",
+    "multi-label-classification",
+)  # fmt: skip
 VECTORS = ("text-scoring", "sentence-embedding")
+# Of all other tasks, which read images or sounds, Triton's schema alone is looked at.
+ALL = (*PIPELINES, "question-answering")
 OLD = ("optimum-onnx==0.1.0", "onnxruntime", "transformers<4.58", "sentence-transformers<6")
 DOORS = (
     Door("ONNX Runtime, Python", "runtime", ("RUNTIME",), scripts.ONNXRUNTIME, ALL, texts=False),
@@ -108,25 +120,29 @@ DOORS = (
         "onnxruntime-web", "node", (), scripts.NODE, ALL, texts=False, same_kernels=False,
         node=NPM[2],
     ),
-    Door("transformers.js", "node", (), scripts.TRANSFORMERS_JS, ALL, node=NPM[0]),
+    Door("transformers.js", "node", (), scripts.TRANSFORMERS_JS, PIPELINES, node=NPM[0]),
     Door("sentence-transformers", "optimum", OLD, scripts.SENTENCE_TRANSFORMERS, VECTORS),
-    Door("ORTModel of optimum-onnx", "optimum", OLD, scripts.OPTIMUM, ALL),
+    Door("ORTModel of optimum-onnx", "optimum", OLD, scripts.OPTIMUM, PIPELINES),
     Door("fastembed", "fastembed", ("fastembed",), scripts.FASTEMBED, VECTORS),
     Door(
         "OpenVINO", "openvino", ("openvino",), scripts.OPENVINO, ALL, texts=False,
-        same_kernels=False,
+        same_kernels=False, lacks=("GatherBlockQuantized",),
     ),
 )  # fmt: skip
 
 
 def read_subject(folder: Path) -> Subject:
-    """Return an artifact with its answers."""
+    """Return an artifact with its answers, of a task on texts."""
     artifact = load_artifact(folder, threads=1)
     task = artifact.task
+    if task.name not in ALL:
+        return Subject(folder, artifact, {}, [], [])
     texts: list[Any] = list(TEXTS)
     if task.name == "text-scoring":
         texts = [(text, other) for text, other in zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True)]
-    batches = [task.encode(artifact.preprocessor, [text]) for text in texts]
+    elif task.name == "question-answering":
+        texts = [{"question": "who walks in London?", "context": text} for text in TEXTS]
+    batches = [task.encode(artifact.preprocessor, artifact.given([text])) for text in texts]
     feeds = [artifact.model.feed(batch) for batch in batches]
     numbers = [artifact.model.predict(batch) for batch in batches]
     given = {
@@ -143,11 +159,25 @@ def read_subject(folder: Path) -> Subject:
     }
     found = artifact(texts, aggregation="none" if task.name == "token-classification" else None)
     rows = found.tolist() if isinstance(found, np.ndarray) else found
-    if task.name == "token-classification":
-        rows = [[{k: s[k] for k in ("entity", "index", "score")} for s in row] for row in rows]
-    elif task.name == "text-classification":
-        rows = [{key: row[key] for key in ("label", "score")} for row in rows]
-    return Subject(folder, artifact, given, [item.ravel().tolist() for item in numbers], rows)
+    return Subject(
+        folder,
+        artifact,
+        given,
+        [item.ravel().tolist() for item in numbers],
+        [answer(task.name, row) for row in rows],
+    )
+
+
+def answer(task: str, row: Any) -> Any:
+    """Return what every program says of a prediction: some call it more, or order it otherwise."""
+    if task == "token-classification":
+        return [{key: span[key] for key in ("entity", "index", "score")} for span in row]
+    if task == "text-classification":
+        return {key: row[key] for key in ("label", "score")}
+    if task == "multi-label-classification":
+        labels = ({key: item[key] for key in ("label", "score")} for item in row)
+        return sorted(labels, key=lambda item: str(item["label"]))
+    return row
 
 
 def differences(expected: Any, found: Any) -> Iterator[float]:
@@ -167,9 +197,10 @@ def differences(expected: Any, found: Any) -> Iterator[float]:
 def is_alike(task: str, width: int, expected: list[float], found: list[float]) -> bool:
     """Return whether two rows of numbers say the same.
 
-    Logits do where the largest of each place is the same one, the one logit of a score where it
-    moves by a tenth at most, and vectors where their cosine is at least 0.99: rounded to int8 in
-    two ways they are about as far apart as either is from float.
+    Logits do where the largest of each place is the same one, those of several labels where the
+    same ones are above 0, those of answers where they begin and end alike, the one logit of a score
+    where it moves by a tenth at most, and vectors where their cosine is at least 0.99: rounded to
+    int8 in two ways they are about as far apart as either is from float.
     """
     first, second = (np.reshape(row, (-1, width)) for row in (expected, found))
     if task == "sentence-embedding":
@@ -177,17 +208,21 @@ def is_alike(task: str, width: int, expected: list[float], found: list[float]) -
         return float((first * second).sum() / lengths) >= 0.99
     if width == 1:
         return bool(np.abs(first - second).max() <= 0.1)
-    return bool((first.argmax(axis=-1) == second.argmax(axis=-1)).all())
+    if task == "multi-label-classification":
+        return np.array_equal(first > 0, second > 0)
+    axis = 0 if task == "question-answering" else -1  # where the best answer begins and ends
+    return np.array_equal(first.argmax(axis=axis), second.argmax(axis=axis))
 
 
 def compare(subject: Subject, door: Door, rows: list[Any]) -> dict[str, Any]:
     """Return how many rows are answered alike, and how far numbers differ at most."""
     expected = subject.predictions if door.texts else subject.numbers
     if len(rows) != len(expected):
-        raise SystemExit(f"{door.name}: gives {len(rows)} rows for {len(expected)}")
+        raise NotOpened(f"gives {len(rows)} rows for {len(expected)}")
     width = subject.given["width"]
     alike, largest = [], 0.0
-    for own, other in zip(expected, rows, strict=True):
+    for own, given in zip(expected, rows, strict=True):
+        other = answer(subject.task, given) if door.texts else given
         most = max(differences(own, other), default=0.0)
         same = math.isfinite(most)
         if same and not door.texts:
@@ -237,7 +272,7 @@ def wheel(folder: Path) -> str:
 def ask(
     subject: Subject, door: Door, place: Path, scratch: Path, **more: Any
 ) -> tuple[str, list[Any]]:
-    """Return the version of a program and what it gives; raises `SystemExit` where it fails."""
+    """Return the version of a program and what it gives; raises `NotOpened` where it fails."""
     given, written = scratch / "given.json", scratch / "written.json"
     given.write_text(json.dumps({**subject.given, **more}), encoding="utf-8")
     written.unlink(missing_ok=True)
@@ -251,9 +286,7 @@ def ask(
     command += [str(subject.folder), subject.task, str(given), str(written)]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     if not written.is_file():
-        raise SystemExit(
-            f"{door.name}, {subject.task}: ended with {done.returncode}: {done.stderr}"
-        )
+        raise NotOpened(f"ended with {done.returncode}: {done.stderr.strip()[-600:]}")
     found = json.loads(written.read_text(encoding="utf-8"))
     version = found.get("version")
     if door.node is not None:
@@ -265,12 +298,17 @@ def ask(
 def check(subject: Subject, door: Door, folder: Path, scratch: Path) -> dict[str, Any]:
     """Return the row of the table for one program and artifact."""
     row: dict[str, Any] = {"door": door.name, "task": subject.task}
+    graph = load_graph(subject.folder / MODEL, weights=False).graph
+    if missing := sorted({node.op_type for node in graph.node} & set(door.lacks)):
+        return {**row, "lacks": missing}
     try:
         place = install(door, folder)
+        version, rows = ask(subject, door, place, scratch)
+        found = compare(subject, door, rows)
     except NotThere as why:
         return {**row, "skipped": str(why)}
-    version, rows = ask(subject, door, place, scratch)
-    found = compare(subject, door, rows)
+    except NotOpened as why:
+        return {**row, "opens": False, "why": str(why)}
     limit = SAME if door.same_kernels else math.inf
     opens = found["largest"] <= limit and found["alike"] >= (1.0 if door.same_kernels else ALIKE)
     return {**row, "version": version, **found, "opens": opens}
@@ -282,10 +320,12 @@ def check_triton(subject: Subject, folder: Path, scratch: Path) -> dict[str, Any
     row: dict[str, Any] = {"door": door.name, "task": subject.task}
     try:
         place = install(door, folder)
+        config = write_repository(subject.folder, scratch / "repository", name="model")
+        version, [inputs, outputs] = ask(subject, door, place, scratch, config=str(config))
     except NotThere as why:
         return {**row, "skipped": str(why)}
-    config = write_repository(subject.folder, scratch / "repository", name="model")
-    version, [inputs, outputs] = ask(subject, door, place, scratch, config=str(config))
+    except (EnvironmentMismatch, NotOpened) as why:
+        return {**row, "opens": False, "why": str(why)}
     session = subject.artifact.model.session
     opens = inputs == [item.name for item in session.get_inputs()]
     opens &= outputs == [item.name for item in session.get_outputs()]
@@ -356,7 +396,7 @@ def all_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
         if subject.task in door.tasks
     ]
     run.append(lambda scratch: check_triton(subject, folder, scratch))
-    if subject.task != "token-classification":
+    if subject.task in ("text-classification", *VECTORS):
         run.append(lambda _: check_tei(subject))
     for one in run:
         with tempfile.TemporaryDirectory() as scratch:

@@ -77,10 +77,6 @@ predict = compressor_runtime.load_artifact(folder, threads=1)
 options = {"aggregation": "none"} if task == "token-classification" else {}
 found = predict(list(map(tuple, texts)) if task == "text-scoring" else texts, **options)
 rows = found.tolist() if hasattr(found, "tolist") else found
-if task == "token-classification":
-    rows = [[{k: s[k] for k in ("entity", "index", "score")} for s in row] for row in rows]
-elif task == "text-classification":
-    rows = [{k: row[k] for k in ("label", "score")} for row in rows]
 finish(compressor_runtime.__version__, rows)
 """
 )
@@ -106,7 +102,10 @@ if (task === 'text-scoring') {
     rows.push(1 / (1 + Math.exp(-logits.data[0])));
   }
 } else {
-  const kind = task === 'sentence-embedding' ? 'feature-extraction' : task;
+  const kinds = {
+    'sentence-embedding': 'feature-extraction', 'multi-label-classification': 'text-classification',
+  };
+  const kind = kinds[task] ?? task;
   const run = await pipeline(kind, name, options);
   for (const text of texts) {
     if (task === 'sentence-embedding')
@@ -114,10 +113,9 @@ if (task === 'text-scoring') {
     else if (task === 'text-classification') {
       const [{ label, score }] = await run(text);
       rows.push({ label, score });
-    } else {
-      const found = await run(text);
-      rows.push(found.map(({ entity, index, score }) => ({ entity, index, score })));
-    }
+    } else if (task === 'multi-label-classification')
+      rows.push(await run(text, { top_k: null }));
+    else rows.push(await run(text));
   }
 }
 fs.writeFileSync(written, JSON.stringify({ rows }));
@@ -172,15 +170,18 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 kind = {
     "sentence-embedding": "FeatureExtraction", "text-classification": "SequenceClassification",
     "text-scoring": "SequenceClassification", "token-classification": "TokenClassification",
+    "multi-label-classification": "SequenceClassification",
 }[task]
 load = getattr(onnxruntime, "ORTModelFor" + kind).from_pretrained
 model = load(folder, file_name="model_quantized.onnx", provider="CPUExecutionProvider")
 rows = []
 if task == "text-classification":
     rows = pipeline(task, model=model, tokenizer=tokenizer)(texts, truncation=True)
+elif task == "multi-label-classification":
+    run = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
+    rows = run(texts, truncation=True)
 elif task == "token-classification":
-    found = pipeline(task, model=model, tokenizer=tokenizer)(texts)
-    rows = [[{k: s[k] for k in ("entity", "index", "score")} for s in row] for row in found]
+    rows = pipeline(task, model=model, tokenizer=tokenizer)(texts)
 elif task == "text-scoring":
     for query, passage in texts:
         batch = tokenizer(query, passage, truncation=True, return_tensors="pt")

@@ -793,6 +793,8 @@ def _door(row: dict[str, Any] | None) -> str:
         return "–"
     if "skipped" in row:
         return f"not tried: {row['skipped']}"
+    if "lacks" in row:
+        return "no"
     if not row["opens"]:
         return "differs"
     if "largest" not in row:
