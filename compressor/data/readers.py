@@ -24,6 +24,7 @@ from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
 from compressor.data.text_files import read_text_file, read_text_header
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.machine.quiet import bars_loaded
 from compressor.paths import HUB_ID, is_folder, no_folder, special_files, unreadable
 from compressor.tasks.table import Table, choose_columns, require_each_once
 
@@ -338,6 +339,7 @@ def _load_hub(source: SplitSource) -> Any:
     check_folder(source)
     import datasets
 
+    bars_loaded(datasets.utils)
     try:
         loaded = datasets.load_dataset(
             source.hub,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import ModuleType
 
@@ -43,6 +44,11 @@ class _Quiet:
                     self._stack = stack.pop_all()
             self._asking += 1
 
+    def loaded(self, library: ModuleType) -> None:
+        with self._lock:
+            if self._asking:
+                self._stack.enter_context(_without_bars_of(library))
+
     def end(self) -> None:
         with self._lock:
             self._asking -= 1
@@ -67,6 +73,15 @@ def quiet_libraries() -> Iterator[None]:
         yield
     finally:
         _quiet.end()
+
+
+def bars_loaded(library: ModuleType) -> None:
+    """Turn the bars of a library off for the rest of a quiet block, in which it was just loaded.
+
+    It has `enable_progress_bars` and `disable_progress_bars`.
+    """
+    if not _everything_shows.get():
+        _quiet.loaded(library)
 
 
 @contextmanager
@@ -100,26 +115,34 @@ def _errors_alone(logger: logging.Logger) -> Iterator[None]:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Turn the bars of transformers, datasets and the Hub off."""
+    """Turn the bars of transformers and the Hub off, and of datasets where that is loaded.
+
+    Loading it takes half a second, and few runs need it: `bars_loaded` is told when one does.
+    """
     # Imported here: a process that never runs anything never loads them. Some are not typed.
     of_transformers = importlib.import_module("transformers.utils.logging")
-    datasets = importlib.import_module("datasets.utils")
     hub = importlib.import_module("huggingface_hub.utils")
+    datasets = sys.modules.get("datasets.utils")
     # That of transformers turns the Hub's off and on too, so the Hub's is asked first, set last.
-    hub_shows = not hub.are_progress_bars_disabled()
-    datasets_shows = not datasets.are_progress_bars_disabled()
-    shows = of_transformers.is_progress_bar_enabled()
-    if shows:
-        of_transformers.disable_progress_bar()
-    _switch(hub, on=False)
-    _switch(datasets, on=False)
+    with _without_bars_of(hub), nullcontext() if datasets is None else _without_bars_of(datasets):
+        shows = of_transformers.is_progress_bar_enabled()
+        if shows:
+            of_transformers.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shows:
+                of_transformers.enable_progress_bar()
+
+
+@contextmanager
+def _without_bars_of(library: ModuleType) -> Iterator[None]:
+    shows = not library.are_progress_bars_disabled()
+    _switch(library, on=False)
     try:
         yield
     finally:
-        if shows:
-            of_transformers.enable_progress_bar()
-        _switch(hub, on=hub_shows)
-        _switch(datasets, on=datasets_shows)
+        _switch(library, on=shows)
 
 
 def _switch(library: ModuleType, *, on: bool) -> None:

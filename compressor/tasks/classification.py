@@ -346,22 +346,28 @@ def _value(score: Score) -> float:
     return score.value
 
 
+def _value_by_sklearn(
+    metric: str, predicted: NDArray[np.int64], labels: NDArray[np.int64]
+) -> float:
+    # Here and not at the top: `compress validate` asks tasks for their metrics' names, and loading
+    # scikit-learn takes longer than the rest of it.
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    if metric == F1_MACRO.name:
+        return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+    return float(matthews_corrcoef(labels, predicted))
+
+
 def _score(
     metric: str,
     predicted: NDArray[np.int64],
     labels: NDArray[np.int64],
     probabilities: NDArray[np.float32] | None = None,
 ) -> Score:
-    # Here and not at the top: `compress validate` asks tasks for their metrics' names, and loading
-    # scikit-learn takes longer than the rest of it.
-    from sklearn.metrics import f1_score, matthews_corrcoef
-
     if metric in (ACCURACY.name, AGREEMENT.name):
         value = float(np.mean(predicted == labels))
-    elif metric == F1_MACRO.name:
-        value = float(f1_score(labels, predicted, average="macro", zero_division=0.0))
-    elif metric == MATTHEWS.name:
-        value = float(matthews_corrcoef(labels, predicted))
+    elif metric in (F1_MACRO.name, MATTHEWS.name):
+        value = _value_by_sklearn(metric, predicted, labels)
     else:
         raise KeyError(metric)
     kept = {} if probabilities is None else {_PROBABILITIES: probabilities}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from compressor.data.readers import read_header, read_table
 from compressor.data.settings import SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.machine.quiet import quiet_libraries
 
 Write = Callable[[str, str], Path]
 
@@ -90,6 +92,15 @@ def test_a_hub_dataset_gives_its_classes_by_name(hub_folder: Path) -> None:
     source = SplitSource(hub=str(hub_folder), split="test")
     table = read_table(source, ("text", "label"), ())
     assert table.columns == {"text": ["test a", "test b"], "label": ["pos", "neg"]}
+
+
+def test_a_hub_dataset_shows_no_bars_in_a_run(
+    hub_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "datasets.utils")  # as where nothing has loaded it
+    with quiet_libraries():
+        read_table(SplitSource(hub=str(hub_folder), split="test"), ("text",), ())
+        assert datasets.are_progress_bars_disabled()
 
 
 def test_a_hub_dataset_without_a_split_lists_the_splits(hub_folder: Path) -> None:

@@ -14,13 +14,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 import compressor
-from compressor.machine.quiet import loud_libraries, quiet_libraries
+from compressor.machine.quiet import bars_loaded, loud_libraries, quiet_libraries
 
 LONG = "a quite good film and a very dull plot " * 12  # more tokens than the tokenizer allows
 TIMED = {"batch_sizes": [1], "num_runs": 2, "warmup_runs": 1, "threads": 1}
@@ -185,6 +186,17 @@ def test_of_two_runs_in_threads_the_last_one_puts_settings_back():
     second.__exit__(None, None, None)
     after = (logger.level, transformers.logging.is_progress_bar_enabled(), warnings.filters[:])
     assert after == before
+
+
+def test_bars_of_what_a_run_loads_itself_are_off_until_it_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "datasets.utils")
+    with quiet_libraries():
+        assert not datasets.are_progress_bars_disabled()  # nobody has loaded it yet
+        bars_loaded(datasets.utils)
+        assert datasets.are_progress_bars_disabled()
+    assert not datasets.are_progress_bars_disabled()
+    bars_loaded(datasets.utils)
+    assert not datasets.are_progress_bars_disabled()
 
 
 def test_settings_are_put_back_after_an_error():
