@@ -1,5 +1,5 @@
-"""Files as a whole: SHA-256, size under gzip, writing that leaves the old file or the new, reading
-of large ones without keeping what was read.
+"""Files as a whole: SHA-256, writing that leaves the old file or the new, reading of large ones
+without keeping what was read.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import mmap
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,33 +16,9 @@ from typing import BinaryIO
 from compressor.runtime.files import facts_sha256 as facts_sha256
 from compressor.runtime.files import sha256 as sha256
 
-_CHUNK = 1 << 20  # bytes
-_GZIPPED: dict[str, int] = {}  # bytes after gzip by SHA-256, of a few files in a run
 _KEPT_DAYS = 30
 _SECONDS_OF_A_DAY = 24 * 60 * 60
 _READS_KEPT = 256  # each may bring 64 KiB of a file into memory
-_GZIP = zlib.MAX_WBITS | 16  # 16 asks for gzip's framing
-
-
-def gzipped_bytes(path: Path) -> int:
-    """Return the size of a file after gzip at level 6, without storing the result.
-
-    Only there the zeros among weights show. A content that was measured before, such as that of a
-    graph which then ships, is known by its SHA-256.
-    """
-    content = sha256(path)
-    if content not in _GZIPPED:
-        _GZIPPED[content] = _gzipped_bytes(path)
-    return _GZIPPED[content]
-
-
-def _gzipped_bytes(path: Path) -> int:
-    compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
-    total = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            total += len(compressor.compress(chunk))
-    return total + len(compressor.flush())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compressor.errors import EnvironmentMismatch
-from compressor.files import gzipped_bytes
+from compressor.machine.gzip_sizes import gzipped_bytes
 from compressor.measurements import Size
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from compressor.errors import EnvironmentMismatch, shortened
-from compressor.files import gzipped_bytes
+from compressor.machine.gzip_sizes import gzipped_bytes
 from compressor.onnx_graph.narrow_columns import factor_names
 from compressor.onnx_graph.packed_weights import packed_weights
 from compressor.onnx_graph.table_codes import coded_tables
