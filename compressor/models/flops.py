@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.models.components import component_of
-from compressor.models.onnx_model import OnnxModel
+from compressor.models.onnx_model import OnnxModel, feed_of, open_content
 from compressor.onnx_graph.narrow_columns import with_int8_constants
-from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph, save_graph
 from compressor.tasks import Batch
 
 # Positions of both factors among the inputs of each operator that is a matmul.
@@ -39,6 +39,9 @@ _FACTORS: dict[str, tuple[int, int]] = {
 _ATTENTION = ("Attention", "MultiHeadAttention")
 _IN_LAYERS = ("attention", "feed_forward")
 _SHAPE_OF = "shape_of:"
+# Bytes of a graph that is opened without a file, which would take longer than running it; twice as
+# many are held for the moment, and protobuf stops at 2 GiB.
+_LARGEST_IN_MEMORY = 2**29
 
 
 def encoder_flops(path: Path, batch: Batch) -> int:
@@ -63,14 +66,25 @@ def encoder_flops(path: Path, batch: Batch) -> int:
         graph.graph.node.append(helper.make_node("Shape", [name], [_SHAPE_OF + name]))
         shape = helper.make_tensor_value_info(_SHAPE_OF + name, TensorProto.INT64, None)
         graph.graph.output.append(shape)
+    found = _run(graph, [_SHAPE_OF + name for name in asked], batch, path) if asked else []
+    shapes = known | {name: tuple(shape.tolist()) for name, shape in zip(asked, found, strict=True)}
+    return sum(_flops(node, shapes) for node in nodes)
+
+
+def _run(
+    graph: onnx.ModelProto, outputs: list[str], batch: Batch, path: Path
+) -> list[NDArray[np.int64]]:
+    """Return some outputs of a graph that was made from the one in `path`."""
+    found: list[NDArray[np.int64]]
+    if bytes_on_disk(path) < _LARGEST_IN_MEMORY:
+        session = open_content(graph.SerializeToString(), path)
+        found = session.run(outputs, feed_of(session, batch, path))
+        return found
     with tempfile.TemporaryDirectory(prefix="compressor-flops-") as folder:
         save_graph(graph, Path(folder) / "model.onnx")
         model = OnnxModel(Path(folder) / "model.onnx", provider="cpu", threads=1)
-        found: list[NDArray[np.int64]] = []
-        if asked:
-            found = model.session.run([_SHAPE_OF + name for name in asked], model.feed(batch))
-    shapes = known | {name: tuple(shape.tolist()) for name, shape in zip(asked, found, strict=True)}
-    return sum(_flops(node, shapes) for node in nodes)
+        found = model.session.run(outputs, model.feed(batch))
+    return found
 
 
 def _widen(graph: onnx.ModelProto) -> None:

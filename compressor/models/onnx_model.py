@@ -134,13 +134,30 @@ class OnnxModel:
 
     def feed(self, batch: Batch) -> Batch:
         """Return the entries of `batch` that the graph reads."""
-        missing = [name for name in self.input_names if name not in batch]
-        if missing:
-            raise EnvironmentMismatch(
-                f"{self.path}: the graph reads {', '.join(missing)}, the batch holds "
-                f"{', '.join(batch)}; use the tokenizer or image processor it was exported with"
-            )
-        return {name: batch[name] for name in self.input_names}
+        return feed_of(self.session, batch, self.path)
+
+
+def feed_of(session: Session, batch: Batch, path: Path) -> Batch:
+    """Return the entries of `batch` that a session of the graph in `path` reads.
+
+    Raises `EnvironmentMismatch` when one is missing.
+    """
+    names = [item.name for item in session.get_inputs()]
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise EnvironmentMismatch(
+            f"{path}: the graph reads {', '.join(missing)}, the batch holds {', '.join(batch)}; "
+            f"use the tokenizer or image processor it was exported with"
+        )
+    return {name: batch[name] for name in names}
+
+
+def open_content(content: bytes, path: Path) -> Session:
+    """Open a session on the CPU, with one thread, of a graph that was made from the one in `path`.
+
+    Raises `EnvironmentMismatch` when it cannot run.
+    """
+    return _open(content, "cpu", threads=1, place=str(path))
 
 
 def open_session(
