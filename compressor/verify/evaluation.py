@@ -26,7 +26,7 @@ from compressor.tasks import Batch, Example, Outputs, Task, find_metric, texts_o
 
 BATCH_SIZE = 32
 _PARTS = 1024  # batches whose outputs are then joined
-_LONG = 1024  # tokens, from which on only two rows are read together
+_LONG = 128  # tokens, beyond which only two rows are read together
 _SPECIAL = 4  # tokens at most that a tokenizer puts around a text or a pair
 _MADE = -1  # the number of a row that is made of others
 
@@ -179,7 +179,8 @@ def parity_probes(
     def probe(rows: Sequence[int]) -> Probe:
         return Probe(reader.encode(preprocessor, [examples[row] for row in rows]), tuple(rows))
 
-    # A batch of long texts takes memory that one of them does not.
+    # A batch as long takes memory and time, so the longest is read with the shortest alone, which
+    # is nearly all padding then.
     is_long = longest is not None and longest > _LONG
     rows = [chosen[:1] + chosen[-1:], chosen[1:]] if is_long else [chosen]
     batches = [probe(found) for found in rows]

@@ -141,14 +141,13 @@ def test_pairs_are_made_as_long_as_the_artifact_reads(tiny_bert: TorchModel, tex
 
 
 def test_long_texts_are_read_two_at_a_time(tiny_bert: TorchModel, text_dataset: Dataset):
-    tiny_bert.preprocessor.model_max_length = 2048
-    probes = parity_probes(tiny_bert.task, tiny_bert.preprocessor, text_dataset, longest=2048)
-    assert [len(item.rows) for item in probes if item.inputs["input_ids"].shape[1] == 2048] == [
-        1,
-        2,
-        2,
-        1,
-    ]
+    tiny_bert.preprocessor.model_max_length = 129
+    probes = parity_probes(tiny_bert.task, tiny_bert.preprocessor, text_dataset, longest=129)
+    long = [item for item in probes if item.inputs["input_ids"].shape[1] == 129]
+    assert [len(item.rows) for item in long] == [1, 2, 2, 1]
+    # The shortest of all, of which little but padding is read.
+    shortest = min(len(text.split()) + 2 for text in text_dataset.examples)
+    assert long[1].inputs["attention_mask"].sum(axis=1).tolist() == [129, shortest]
 
 
 def test_images_are_read_alone_and_together(tiny_vit: TorchModel, image_dataset: Dataset):
