@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from compressor.data.settings import FileFormat, Quoting
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.setting_errors import each_key_once, show
 from compressor.tasks.table import BadRows, Table, choose_columns, require_each_once
+from compressor.words import few_of
 
 _LONGEST_CELL = 1 << 30  # characters
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
@@ -185,7 +186,7 @@ def _read_delimited(
 
 
 def _json_records(path: Path, bad: BadRows) -> Iterator[tuple[int | None, dict[str, Any]]]:
-    """Yield the line and the object of each row; rows of one JSON array have no lines."""
+    """Yield the line and the object of each row; rows of one JSON document have no lines."""
     first = True
     lines = text_lines(path)
     for number, text in enumerate(lines, start=1):
@@ -193,6 +194,9 @@ def _json_records(path: Path, bad: BadRows) -> Iterator[tuple[int | None, dict[s
             continue
         if first and path.suffix.lower() == ".json" and text.lstrip().startswith("["):
             yield from _array_records(path, itertools.chain([text], lines), bad)
+            return
+        if first and path.suffix.lower() == ".json" and not _is_row(text):
+            yield from _document_records(path, itertools.chain([text], lines), bad)
             return
         first = False
         try:
@@ -220,6 +224,79 @@ def _array_records(
             yield None, row
         else:
             bad.add(f"{path}: row {position} of the array must be an object, got {show(row)}")
+
+
+def _is_row(line: str) -> bool:
+    """Return whether the first line is a row, and neither begins nor is one object of all rows."""
+    try:
+        row = _parse_json(line)
+    except (ValueError, RecursionError):
+        return not line.rstrip().endswith(("{", "[", ","))
+    rows = row.get("data") if isinstance(row, dict) and row.keys() <= {"data", "version"} else None
+    return not (isinstance(rows, list) and rows and isinstance(rows[0], dict))
+
+
+def _document_records(
+    path: Path, lines: Iterable[str], bad: BadRows
+) -> Iterator[tuple[None, dict[str, Any]]]:
+    """Yield the rows of one object: those of SQuAD's layout, or of the list `data` in it."""
+    try:
+        content = _parse_json("".join(lines))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{path}: begins with {{ and is not one JSON object ({error}); write one object a line"
+        ) from error
+    if articles := _articles(content):
+        for row in _squad_rows(path, articles):
+            yield None, row
+        return
+    rows = content.get("data")
+    if not isinstance(rows, list):
+        raise RecipeError(
+            f"{path}: is one object over several lines ({few_of(list(content))}), and rows are "
+            f"objects in one array, or one on each line; write it so"
+        )
+    for position, row in enumerate(rows):
+        if isinstance(row, dict):
+            yield None, row
+        else:
+            bad.add(f"{path}: row {position} of data must be an object, got {show(row)}")
+
+
+def _articles(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the articles of a document in SQuAD's layout; none of another one."""
+    found = content.get("data")
+    are_articles = isinstance(found, list) and all(
+        isinstance(item, dict) and isinstance(item.get("paragraphs"), list) for item in found
+    )
+    return found if are_articles and found else []
+
+
+def _squad_rows(path: Path, articles: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield question, context and answers of each question, as the Hub's rows of SQuAD have them.
+
+    Ref: Rajpurkar et al. 2016, arXiv:1606.05250.
+    """
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            try:
+                for asked in paragraph["qas"]:
+                    answers = [] if asked.get("is_impossible") else asked.get("answers", [])
+                    yield {
+                        "id": asked.get("id"),
+                        "title": article.get("title"),
+                        "question": asked["question"],
+                        "context": paragraph["context"],
+                        "answers": {
+                            "text": [item["text"] for item in answers],
+                            "answer_start": [item["answer_start"] for item in answers],
+                        },
+                    }
+            except (KeyError, TypeError, AttributeError) as error:
+                raise RecipeError(
+                    f"{path}: a paragraph of '{article.get('title')}' is not in SQuAD's layout, "
+                    f"qas of question and answers of text and answer_start ({error!r})"
+                ) from error
 
 
 def _parse_json(text: str) -> Any:

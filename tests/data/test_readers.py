@@ -331,6 +331,38 @@ def test_a_json_array_of_something_else_is_named_by_position(write: Write) -> No
     assert mistakes_of(path) == (f"{path}: row 1 of the array must be an object, got 5",)
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_file_in_the_layout_of_squad_is_read_as_rows_of_questions(
+    write: Write, indent: int | None
+) -> None:
+    asked = [
+        {"id": "7", "question": "who?", "answers": [{"text": "Ann", "answer_start": 3}]},
+        {"id": "8", "question": "why?", "answers": [], "is_impossible": True},
+    ]
+    articles = [{"title": "t", "paragraphs": [{"context": "by Ann", "qas": asked}]}]
+    path = write("a.json", json.dumps({"version": "v2.0", "data": articles}, indent=indent))
+    source = SplitSource(path=path)
+    assert read_header(source) == ["id", "title", "question", "context", "answers"]
+    assert dict(read_table(source, ("question", "context", "answers"), ()).columns) == {
+        "question": ["who?", "why?"],
+        "context": ["by Ann", "by Ann"],
+        "answers": [{"text": ["Ann"], "answer_start": [3]}, {"text": [], "answer_start": []}],
+    }
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rows_under_the_key_data_of_one_object_are_read(write: Write, indent: int | None) -> None:
+    rows = [{"text": "a"}, {"text": "b"}]
+    path = write("a.json", json.dumps({"data": rows}, indent=indent))
+    assert columns_of(path) == {"text": ["a", "b"]}
+
+
+def test_another_object_over_several_lines_is_no_file_of_rows(write: Write) -> None:
+    path = write("a.json", json.dumps({"text": {"0": "a"}, "label": {"0": 1}}, indent=1))
+    [mistake] = mistakes_of(path, "text")
+    assert "is one object over several lines (text, label)" in mistake
+
+
 def test_a_key_that_a_json_row_gives_twice_is_a_mistake(write: Write) -> None:
     path = write("a.jsonl", '{"text": "a", "text": "b"}\n')
     assert mistakes_of(path) == (f"{path}:1: not one JSON object (key 'text' appears twice)",)
