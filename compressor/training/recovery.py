@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -46,8 +45,9 @@ from compressor.training.trainer import (
     train,
 )
 from compressor.training.training_run import (
-    AfterStep,
     LossFunction,
+    Objective,
+    StepHook,
     TrainingRun,
     TrainingSummary,
 )
@@ -59,13 +59,9 @@ def finetune(
     settings: FinetuneSettings,
     run: TrainingRun,
     *,
-    after_step: AfterStep | None = None,
-    goal: Mapping[str, object] | None = None,
-    kept: Mapping[str, Stateful] | None = None,
+    hook: StepHook | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on the labels of `dataset`.
-
-    What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`.
 
     Raises what `check_finetuning` and `train` raise.
     """
@@ -92,19 +88,14 @@ def finetune(
         return mixed_loss(mean, outputs, targets, mix, own) * batch.label_share
 
     mixes = any(alphas)
-    return train(
-        model,
-        dataset,
-        settings,
-        run,
-        loss=loss_of_mixed if mixes else loss,
-        goal={"loss": "labels", **(goal or {})},
-        after_step=after_step,
-        kept=kept,
-        cached={"mixer": mixer} if mixes else None,
+    objective = Objective(
+        loss_of_mixed if mixes else loss,
+        {"loss": "labels"},
+        cached={"mixer": mixer} if mixes else {},
         count=on_labels.count,
         told=on_labels.words(model.labels),
     )
+    return train(model, dataset, settings, run, objective, hook)
 
 
 def distill(
@@ -116,9 +107,7 @@ def distill(
     *,
     more: Sequence[TorchModel] = (),
     layer_map: LayerMap | None = None,
-    after_step: AfterStep | None = None,
-    goal: Mapping[str, object] | None = None,
-    kept: Mapping[str, Stateful] | None = None,
+    hook: StepHook | None = None,
 ) -> TrainingSummary:
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.
 
@@ -128,8 +117,7 @@ def distill(
     `layer_map` holds pairs (student layer, teacher layer), both counted from 0, for the losses on
     hidden states, attention and sub-layers; by default they are spread evenly. The output of the
     embeddings is always compared with the teacher's. Labels are matched by their names. A narrower
-    student's hidden states are compared through a linear map, learnt and thrown away. What
-    `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`. Texts are
+    student's hidden states are compared through a linear map, learnt and thrown away. Texts are
     changed first where `settings` ask for it: see `augmented`.
 
     Raises `StepFailed` before training when the teacher cannot teach this model: what
@@ -144,33 +132,35 @@ def distill(
     for each in (teacher, *more):
         each.move_to(run.device)
         each.module.eval()
-    goal = {
-        **(goal or {}),
+    facts: dict[str, object] = {
         "teacher": digest_of_tensors(teacher.module.state_dict()),
         "labels": order,
     }
     if more:
-        goal["more_teachers"] = [digest_of_tensors(each.module.state_dict()) for each in more]
-    run_with = partial(
-        train,
-        model,
-        dataset,
-        settings,
-        run,
-        after_step=after_step,
-        count=None if on_labels is None else on_labels.count,
-        told="" if on_labels is None else on_labels.words(model.labels),
-        whole_groups=settings.margin_weight > 0,
-    )
+        facts["more_teachers"] = [digest_of_tensors(each.module.state_dict()) for each in more]
     cached: dict[str, Stateful] = {}
+
+    def trained(
+        loss: LossFunction, trained_too: Mapping[str, nn.Module] | None = None
+    ) -> TrainingSummary:
+        objective = Objective(
+            loss,
+            facts,
+            cached=cached,
+            trained_too=trained_too or {},
+            count=None if on_labels is None else on_labels.count,
+            told="" if on_labels is None else on_labels.words(model.labels),
+            whole_groups=settings.margin_weight > 0,
+        )
+        return train(model, dataset, settings, run, objective, hook)
+
     if settings.mixup_alpha > 0:
         every_one = [
             TeacherOfMixed(each, dataset, teacher_order(model, each, dataset.examples))
             for each in (teacher, *more)
         ]
         cached["mixer"] = mixer = Mixer(run.seed, mixup_alpha=settings.mixup_alpha)
-        on_mixed = _loss_of_mixed(model, settings, dataset, on_labels, every_one, mixer)
-        return run_with(loss=on_mixed, goal=goal, kept=kept, cached=cached)
+        return trained(_loss_of_mixed(model, settings, dataset, on_labels, every_one, mixer))
 
     def outputs_of(teacher: TorchModel, name: str) -> Callable[[TrainingBatch], Tensor]:
         own = teacher_order(model, teacher, dataset.examples)
@@ -192,7 +182,7 @@ def distill(
 
     others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
     if settings.teacher_cache is not None:
-        goal["teacher_outputs"] = "stored"  # of other batches
+        facts["teacher_outputs"] = "stored"  # of other batches
     if not settings.compares_layers:
         every = [outputs_of(teacher, "teacher_logits"), *others]
 
@@ -200,10 +190,10 @@ def distill(
             student = model.task.output_of(module(**batch.inputs))
             return on_outputs(student, [each(batch) for each in every], batch)
 
-        return run_with(loss=loss, goal=goal, kept=kept, cached=cached)
+        return trained(loss)
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
     with watched as (losses, pairs):
-        goal["layers"] = [list(pair) for pair in pairs]
+        facts["layers"] = [list(pair) for pair in pairs]
 
         def loss_with_layers(module: nn.Module, batch: TrainingBatch) -> Tensor:
             on_layers, own, other = losses(module, batch)
@@ -211,9 +201,7 @@ def distill(
             return on_layers * batch.share + on_outputs(own, wanted, batch)
 
         extra = {} if losses.projection is None else {"projection": losses.projection}
-        return run_with(
-            loss=loss_with_layers, goal=goal, kept=kept, cached=cached, trained_too=extra
-        )
+        return trained(loss_with_layers, extra)
 
 
 def _loss_of_mixed(

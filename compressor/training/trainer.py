@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -46,11 +46,11 @@ from compressor.training.schedules import decay_by_factor, named_schedule, total
 from compressor.training.scores import PlateauRate, Scores
 from compressor.training.settings import TrainingSettings
 from compressor.training.sharding import divided, require_divisible, share_of, whole_weights
-from compressor.training.snapshot import Stateful
 from compressor.training.training_run import (
-    AfterStep,
     LossFunction,
+    Objective,
     Scorer,
+    StepHook,
     TrainingDiverged,
     TrainingRun,
     TrainingSummary,
@@ -106,16 +106,8 @@ def train(
     dataset: Dataset,
     settings: TrainingSettings,
     run: TrainingRun,
-    *,
-    loss: LossFunction,
-    goal: Mapping[str, object],
-    after_step: AfterStep | None = None,
-    kept: Mapping[str, Stateful] | None = None,
-    cached: Mapping[str, Stateful] | None = None,
-    trained_too: Mapping[str, nn.Module] | None = None,
-    count: Callable[[Tensor], Tensor] | None = None,
-    told: str = "",
-    whole_groups: bool = False,
+    objective: Objective,
+    hook: StepHook | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
@@ -124,13 +116,7 @@ def train(
 
     A run that was killed goes on from its last checkpoint in `run.work_dir` and ends with the same
     weights, bit for bit on a CPU, as if nothing had happened; the result of one that finished is
-    read from there. `goal` is plain JSON data about what `loss` and `after_step` compute, so that
-    no run is taken for another; what they remember from step to step has to be in `kept`, by name,
-    or in `cached` where nobody needs it once the training is over.
-    With `whole_groups` the rows of a group, such as a query's candidates, come in one batch.
-    The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
-    `count` says how much labels count where a step is cut into parts, `told` what the report says
-    of what was learnt.
+    read from there.
 
     Raises `StepFailed` for an empty split, `freeze_embeddings` on a model without embedding
     tables and `layer_decay` on one whose layers are not found, `EnvironmentMismatch` when
@@ -147,20 +133,17 @@ def train(
     with alone():
         arguments = _arguments(settings, run, steps)
     precision = precision_on(settings, run.device)
-    has_after_step = after_step is not None
-    require_divisible(run.team, has_after_step=has_after_step, precision=precision)
-    goal = {**goal, "bfloat16": precision == "bfloat16"}
-    scaler = None
-    if precision == "float16":
-        goal["float16"] = True
-        scaler = LossScaler(run.device)
-    if settings.evaluations and run.team.leads:
-        goal["scorer"] = _scorer(run).key
+    require_divisible(run.team, has_after_step=hook is not None, precision=precision)
     key = training_key(
-        model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
+        model,
+        dataset,
+        settings,
+        device=run.device,
+        seed=run.seed,
+        steps=steps,
+        goal=_goal(settings, run, objective, hook, precision),
     )
-    trained_too = trained_too or {}
-    kept = {**(kept or {}), **trained_too}
+    kept = {**({} if hook is None else hook.kept), **objective.trained_too}
     files = TrainingFiles(run.work_dir, key)
     logger.info("%s: %d steps of %d examples", run.description, steps, settings.batch_size)
     with (
@@ -178,62 +161,84 @@ def train(
         if settings.freeze_embeddings:
             for table in _tables(model.module):
                 table.weight.requires_grad_(False)
-        state = {**kept, **(cached or {})}
-        if scaler is not None:
-            state["loss_scaler"] = scaler
+        scaler = LossScaler(run.device) if precision == "float16" else None
+        own = {} if scaler is None else {"loss_scaler": scaler}
         watcher = StepWatcher(
             files.checkpoint,
             run,
             advance,
-            after_step,
-            state,
+            None if hook is None else hook.after_step,
+            {**kept, **objective.cached, **own},
             scores=_scores(model, settings, run),
             average=_average(model, settings),
         )
-        loss = _computed_as(settings, run.device, loss)
-        trainer = _Trainer(
-            model,
-            dataset,
-            settings,
-            arguments,
-            loss,
-            watcher,
-            trained_too.values(),
-            count,
-            run,
-            whole_groups=whole_groups,
-        )
+        trainer = _Trainer(model, dataset, settings, arguments, objective, watcher)
         _require_plain(trainer.accelerator)
         if scaler is not None:
             # With its own, accelerate would compute the model alone in float16, not the teacher.
             trainer.accelerator.scaler = scaler.scaler
         tracked = Tracked(settings, run.description, key, watcher.losses, watcher.scores)
-        parts = nn.ModuleList([model.module, *trained_too.values()])
-        share = 1.0
-        with (
-            divided(parts, run.team, run.device),
-            curves(tracked if run.team.leads else None) as callbacks,
-        ):
-            for callback in callbacks:
-                trainer.add_callback(callback)
-            trainer.train()
-            assert trainer.optimizer is not None, "it has trained"
-            watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
-            watcher.put_result_in_place(model.module)
-            share = share_of(model.module, trainer.optimizer)
-        if settings.precision == "auto" or precision == "float16":
-            told = "; ".join(part for part in (f"matmuls in {precision}", told) if part)
+        share = _trained(trainer, tracked)
         if not run.team.is_alone:
-            how = f"in {run.team.size} processes"
-            if run.team.launch.sharded:
-                how += f", {share:.0%} of parameters and optimizer state in the first"
-            told = "; ".join(part for part in (how, told) if part)
             require_same_weights(model.module, run.team)
+        told = _told(settings, run, precision, share, objective)
         summary = replace(watcher.summary(), told=told)
         if run.team.leads:
             files.finish(model.module, kept, summary)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
+
+
+def _goal(
+    settings: TrainingSettings,
+    run: TrainingRun,
+    objective: Objective,
+    hook: StepHook | None,
+    precision: str,
+) -> dict[str, object]:
+    """Return plain JSON data about what this training computes, for its key."""
+    goal = {} if hook is None else dict(hook.facts)
+    goal |= {**objective.facts, "bfloat16": precision == "bfloat16"}
+    if precision == "float16":
+        goal["float16"] = True
+    if settings.evaluations and run.team.leads:
+        goal["scorer"] = _scorer(run).key
+    return goal
+
+
+def _trained(trainer: _Trainer, tracked: Tracked) -> float:
+    """Run all steps; return the share of parameters and optimizer state that this process held."""
+    model, run, watcher = trainer.torch_model, trainer.run, trainer.watcher
+    parts = nn.ModuleList([model.module, *trainer.trained_too])
+    with (
+        divided(parts, run.team, run.device),
+        curves(tracked if run.team.leads else None) as callbacks,
+    ):
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        trainer.train()
+        assert trainer.optimizer is not None, "it has trained"
+        watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
+        watcher.put_result_in_place(model.module)
+        return share_of(model.module, trainer.optimizer)
+
+
+def _told(
+    settings: TrainingSettings,
+    run: TrainingRun,
+    precision: str,
+    share: float,
+    objective: Objective,
+) -> str:
+    """Say in words what settings do not: processes, arithmetic that was chosen, what is learnt."""
+    parts = []
+    if not run.team.is_alone:
+        parts.append(f"in {run.team.size} processes")
+        if run.team.launch.sharded:
+            parts[-1] += f", {share:.0%} of parameters and optimizer state in the first"
+    if settings.precision == "auto" or precision == "float16":
+        parts.append(f"matmuls in {precision}")
+    return "; ".join(part for part in (*parts, objective.told) if part)
 
 
 def _scorer(run: TrainingRun) -> Scorer:
@@ -295,13 +300,8 @@ class _Trainer(transformers.Trainer):
         dataset: Dataset,
         settings: TrainingSettings,
         arguments: transformers.TrainingArguments,
-        loss: LossFunction,
+        objective: Objective,
         watcher: StepWatcher,
-        trained_too: Iterable[nn.Module],
-        count: Callable[[Tensor], Tensor] | None,
-        run: TrainingRun,
-        *,
-        whole_groups: bool,
     ) -> None:
         super().__init__(
             model.module,
@@ -314,13 +314,12 @@ class _Trainer(transformers.Trainer):
         self.settings = settings
         self.torch_model = model
         self.split = dataset
-        self.loss = loss
+        self.loss = _computed_as(settings, watcher.run.device, objective.loss)
         self.watcher = watcher
-        self.count = count
-        self.whole_groups = whole_groups
-        self.trained_too = nn.ModuleList(trained_too).to(arguments.device)
-        self.run = run
-        self.team = run.team
+        self.objective: Objective = objective
+        self.trained_too = nn.ModuleList(objective.trained_too.values()).to(arguments.device)
+        self.run = watcher.run
+        self.team = watcher.team
         self.computes: nn.Module = model.module  # what a loss reads outputs of
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -367,9 +366,9 @@ class _Trainer(transformers.Trainer):
             batch_size=self.args.per_device_train_batch_size,
             seed=self.args.seed,
             parts=self.settings.accumulation_steps,
-            count=self.count,
+            count=self.objective.count,
             first_batch=self.watcher.first_step,
-            whole_groups=self.whole_groups,
+            whole_groups=self.objective.whole_groups,
             team=self.team,
         )
 

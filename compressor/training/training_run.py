@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
 from compressor.progress import Progress
 from compressor.training.batches import TrainingBatch
+from compressor.training.snapshot import Stateful
 from compressor.words import counted
 
 # Maps a module and a batch, both on the training device, to a scalar.
@@ -49,6 +50,39 @@ class TrainingRun:
     checkpoint_seconds: float = 10.0  # between checkpoints, at least; 0: at every step
     scorer: Scorer | None = None  # for settings that score the model while it trains
     team: Team = ALONE  # the processes that train together
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training run minimizes, and what belongs to that.
+
+    `facts` is plain JSON data about what `loss` computes, so that no run is taken for another.
+    What the loss remembers from step to step is `cached`, by name: a run that is resumed needs it,
+    and nobody does once it is over. The parameters of the modules `trained_too`, which the loss
+    uses, are trained with the model's. `count` says how much labels count where a step is cut into
+    parts. With `whole_groups` the rows of a group, such as a query's candidates, come in one batch.
+    """
+
+    loss: LossFunction
+    facts: Mapping[str, object]
+    cached: Mapping[str, Stateful] = field(default_factory=dict)
+    trained_too: Mapping[str, nn.Module] = field(default_factory=dict)
+    count: Callable[[Tensor], Tensor] | None = None
+    told: str = ""  # what is learnt, in words, for the report
+    whole_groups: bool = False
+
+
+@dataclass(frozen=True)
+class StepHook:
+    """What a caller does after each optimizer step, besides what the loss does.
+
+    `facts` is plain JSON data about what it does, so that no run is taken for another; `kept` is
+    what it remembers from step to step, by name.
+    """
+
+    after_step: AfterStep
+    facts: Mapping[str, object] = field(default_factory=dict)
+    kept: Mapping[str, Stateful] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

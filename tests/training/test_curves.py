@@ -17,7 +17,7 @@ from compressor.training import curves as curves_module
 from compressor.training import settings as settings_module
 from compressor.training.recovery import finetune
 from compressor.training.settings import FinetuneSettings
-from compressor.training.training_run import Scorer, TrainingRun
+from compressor.training.training_run import Scorer, StepHook, TrainingRun
 
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_draws_each_step_once(
     start = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
     run = dataclasses.replace(training_run, checkpoint_seconds=0.0)
     with pytest.raises(Stopped):
-        finetune(tiny_bert, text_dataset, settings, run, after_step=stop)
+        finetune(tiny_bert, text_dataset, settings, run, hook=StepHook(stop))
     tiny_bert.module.load_state_dict(start)
 
     finetune(tiny_bert, text_dataset, settings, run)
@@ -174,7 +174,7 @@ def test_mlflow_gets_settings_and_every_step_also_of_a_run_that_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(tiny_bert, text_dataset, settings, run, after_step=stop)
+        finetune(tiny_bert, text_dataset, settings, run, hook=StepHook(stop))
     client = mlflow.MlflowClient()
     [number] = [each.experiment_id for each in client.search_experiments() if each.name == "tries"]
     assert [each.info.status for each in client.search_runs([number])] == ["FAILED"]

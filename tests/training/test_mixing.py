@@ -20,7 +20,7 @@ from compressor.training.distill_settings import DistillSettings
 from compressor.training.mixing import Mix, Mixer, mixed_loss, run_mixed
 from compressor.training.recovery import distill, finetune
 from compressor.training.settings import FinetuneSettings
-from compressor.training.training_run import TrainingRun
+from compressor.training.training_run import StepHook, TrainingRun
 
 
 def batch_of(model: TorchModel, dataset: Dataset, rows: list[int]) -> TrainingBatch:
@@ -150,7 +150,7 @@ def test_a_stopped_training_draws_what_it_would_have_drawn(
     finetune(undisturbed, dataset, own, elsewhere)
 
     with pytest.raises(Stopped):
-        finetune(stopped, dataset, own, run, after_step=stop_at_four)
+        finetune(stopped, dataset, own, run, hook=StepHook(stop_at_four))
     finetune(model, dataset, own, run)
 
     found, expected = model.module.state_dict(), undisturbed.module.state_dict()

@@ -15,7 +15,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.optimizers import optimizer_of
 from compressor.training.recovery import finetune
 from compressor.training.settings import FinetuneSettings
-from compressor.training.training_run import TrainingRun
+from compressor.training.training_run import StepHook, TrainingRun
 
 needs_package = pytest.mark.skipif(
     find_spec("pytorch_optimizer") is None, reason="pytorch-optimizer is not installed"
@@ -115,10 +115,10 @@ def test_a_training_that_is_stopped_goes_on_with_the_state_of_its_optimizer(
     undisturbed = dataclasses.replace(run, work_dir=run.work_dir / "undisturbed")
     finetune(tiny_bert, text_dataset, settings, undisturbed)
     with pytest.raises(Stopped):
-        finetune(stopped, text_dataset, settings, run, after_step=stop_at_three)
+        finetune(stopped, text_dataset, settings, run, hook=StepHook(stop_at_three))
 
     seen: list[int] = []
-    finetune(start, text_dataset, settings, run, after_step=lambda step, _: seen.append(step))
+    finetune(start, text_dataset, settings, run, hook=StepHook(lambda step, _: seen.append(step)))
 
     assert seen == [3, 4, 5]  # the third stopped before its checkpoint
     found: dict[str, Tensor] = start.module.state_dict()

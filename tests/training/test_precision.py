@@ -17,7 +17,7 @@ from compressor.training.precision import LossScaler, autocast, precision_on
 from compressor.training.recovery import distill, finetune
 from compressor.training.settings import FinetuneSettings, TrainingSettings
 from compressor.training.trainer import train
-from compressor.training.training_run import TrainingRun
+from compressor.training.training_run import Objective, StepHook, TrainingRun
 
 CPU = torch.device("cpu")
 LOSSES = {
@@ -55,7 +55,7 @@ def test_matrix_products_are_bfloat16_and_weights_stay_float32(
         return functional.cross_entropy(logits.float(), batch.targets)
 
     settings = TrainingSettings(max_steps=1, precision="bfloat16")
-    train(tiny_bert, text_dataset, settings, training_run, loss=loss, goal={})
+    train(tiny_bert, text_dataset, settings, training_run, Objective(loss, {}))
 
     assert seen == [torch.bfloat16]
     assert {value.dtype for value in tiny_bert.module.parameters()} == {torch.float32}
@@ -221,7 +221,8 @@ def test_a_step_whose_gradients_overflow_is_left_out(
 
     start = tiny_bert.module.classifier.bias.detach().clone()
     settings = TrainingSettings(**HALF, max_steps=2, precision="float16")
-    train(tiny_bert, text_dataset, settings, training_run, loss=loss, goal={}, after_step=note)
+    objective, hook = Objective(loss, {}), StepHook(note)
+    train(tiny_bert, text_dataset, settings, training_run, objective, hook)
 
     assert torch.equal(seen[0], start)
     assert not torch.equal(seen[1], start)
@@ -251,7 +252,7 @@ def test_a_stopped_training_goes_on_with_its_scale(
             raise Stopped
 
     with pytest.raises(Stopped):
-        finetune(stopped, text_dataset, settings, run, after_step=stop)
+        finetune(stopped, text_dataset, settings, run, hook=StepHook(stop))
     finetune(tiny_bert, text_dataset, settings, run)
 
     found, expected = tiny_bert.module.state_dict(), undisturbed.module.state_dict()

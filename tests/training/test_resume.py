@@ -21,7 +21,7 @@ from compressor.progress import Advance
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill, finetune
 from compressor.training.settings import FinetuneSettings
-from compressor.training.training_run import TrainingRun
+from compressor.training.training_run import StepHook, TrainingRun
 
 # 48 rows in batches of 7 are 7 steps an epoch; dropout is on in every model here.
 STEPS = 7
@@ -99,7 +99,7 @@ def test_a_run_that_is_stopped_at_a_step_ends_with_the_same_weights_and_loss(
     expected = finetune(undisturbed, text_dataset, FINETUNE, elsewhere(run))
 
     with pytest.raises(Stopped):
-        finetune(stopped, text_dataset, FINETUNE, run, after_step=stop_at(step))
+        finetune(stopped, text_dataset, FINETUNE, run, hook=StepHook(stop_at(step)))
     found = finetune(resumed, text_dataset, FINETUNE, run)
 
     assert equal(weights_of(resumed), weights_of(undisturbed))
@@ -119,8 +119,8 @@ def test_a_run_that_is_stopped_twice_repeats_no_step_before_its_checkpoint(
 
     for _ in range(2):
         with pytest.raises(Stopped):
-            finetune(model(), text_dataset, FINETUNE, run, after_step=stopping)
-    finetune(model(), text_dataset, FINETUNE, run, after_step=stopping)
+            finetune(model(), text_dataset, FINETUNE, run, hook=StepHook(stopping))
+    finetune(model(), text_dataset, FINETUNE, run, hook=StepHook(stopping))
 
     assert seen == [*range(1, 5), *range(4, 10), *range(9, 2 * STEPS + 1)]
     assert len(progress.details) == 3 + 3 + 5 + 8 + 6
@@ -132,7 +132,7 @@ def test_what_was_finished_is_not_trained_again(
     first, second = model(), model()
     expected = finetune(first, text_dataset, FINETUNE, run)
 
-    found = finetune(second, text_dataset, FINETUNE, run, after_step=stop_at(1))
+    found = finetune(second, text_dataset, FINETUNE, run, hook=StepHook(stop_at(1)))
 
     assert equal(weights_of(second), weights_of(first))
     assert found == expected
@@ -177,8 +177,8 @@ def test_masks_are_held_from_where_they_were(
             if step == stop:
                 raise Stopped
 
-        kept = {"masks": held}
-        finetune(trained, text_dataset, FINETUNE, run, after_step=after_step, kept=kept)
+        hook = StepHook(after_step, kept={"masks": held})
+        finetune(trained, text_dataset, FINETUNE, run, hook=hook)
         return weights_of(trained), held.zeros()
 
     expected, zeros = train(elsewhere(run))
@@ -206,7 +206,7 @@ def test_other_settings_start_from_the_beginning(
     undisturbed, found = model(), model()
     finetune(undisturbed, text_dataset, other, elsewhere(run))
     with pytest.raises(Stopped):
-        finetune(model(), text_dataset, FINETUNE, run, after_step=stop_at(5))
+        finetune(model(), text_dataset, FINETUNE, run, hook=StepHook(stop_at(5)))
 
     finetune(found, text_dataset, other, run)
 
@@ -230,8 +230,9 @@ def test_other_weights_seeds_rows_and_goals_start_from_the_beginning(
             raise Stopped
 
     def attempt(trained: TorchModel, data: Dataset, run: TrainingRun, goal: str) -> None:
+        hook = StepHook(note, {"goal": goal})
         with pytest.raises(Stopped):
-            finetune(trained, data, FINETUNE, run, after_step=note, goal={"goal": goal})
+            finetune(trained, data, FINETUNE, run, hook=hook)
 
     attempt(model(), text_dataset, run, "a")
     attempt(other, text_dataset, run, "a")
@@ -248,14 +249,14 @@ def test_a_damaged_checkpoint_starts_from_the_beginning(
     undisturbed, found = model(), model()
     finetune(undisturbed, text_dataset, FINETUNE, elsewhere(run))
     with pytest.raises(Stopped):
-        finetune(model(), text_dataset, FINETUNE, run, after_step=stop_at(5))
+        finetune(model(), text_dataset, FINETUNE, run, hook=StepHook(stop_at(5)))
     checkpoint = run.work_dir / "training.safetensors"
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 255
     checkpoint.write_bytes(content)
     seen: list[int] = []
 
-    finetune(found, text_dataset, FINETUNE, run, after_step=lambda step, _: seen.append(step))
+    finetune(found, text_dataset, FINETUNE, run, hook=StepHook(lambda step, _: seen.append(step)))
 
     assert seen == list(range(1, 2 * STEPS + 1))
     assert equal(weights_of(found), weights_of(undisturbed))
@@ -267,7 +268,7 @@ def test_without_enough_time_no_checkpoint_is_written(
     run = dataclasses.replace(training_run, checkpoint_seconds=3600.0)
 
     with pytest.raises(Stopped):
-        finetune(model(), text_dataset, FINETUNE, run, after_step=stop_at(5))
+        finetune(model(), text_dataset, FINETUNE, run, hook=StepHook(stop_at(5)))
 
     assert not (run.work_dir / "training.safetensors").exists()
 

@@ -18,7 +18,7 @@ from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.training.recovery import finetune
 from compressor.training.scores import PlateauRate, Scores
 from compressor.training.settings import FinetuneSettings
-from compressor.training.training_run import Scorer, TrainingRun
+from compressor.training.training_run import Scorer, StepHook, TrainingRun
 
 # 48 rows in batches of 12 are four steps an epoch.
 STEPS = 8
@@ -158,7 +158,7 @@ def test_the_average_decays_little_by_little(
         seen.append(tiny_bert.module.classifier.weight.detach().clone())
 
     settings = FinetuneSettings(**FAST, ema_decay=0.25)
-    finetune(tiny_bert, text_dataset, settings, training_run, after_step=note)
+    finetune(tiny_bert, text_dataset, settings, training_run, hook=StepHook(note))
 
     # Decays of 2/11 and 3/12, then 1/4.
     mean = seen[0]
@@ -212,7 +212,7 @@ def test_a_stopped_training_goes_on_with_its_scores_and_its_average(
             raise Stopped
 
     with pytest.raises(Stopped):
-        finetune(stopped, text_dataset, own, run, after_step=stopping)
+        finetune(stopped, text_dataset, own, run, hook=StepHook(stopping))
     found = finetune(tiny_bert, text_dataset, own, run)
 
     assert equal(weights_of(tiny_bert), weights_of(undisturbed))

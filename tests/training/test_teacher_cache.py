@@ -15,7 +15,7 @@ from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill
 from compressor.training.teacher import TeacherOutputs
 from compressor.training.teacher_cache import StoredTeacherOutputs
-from compressor.training.training_run import TrainingRun
+from compressor.training.training_run import StepHook, TrainingRun
 
 ROWS = torch.tensor([41, 3, 7])
 
@@ -118,10 +118,10 @@ def test_a_distillation_reads_them_and_goes_on_with_the_same_bytes(
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
     run = dataclasses.replace(training_run, checkpoint_seconds=0.0)
 
-    def trained(model: TorchModel, place: str, after_step: Any = None, **more: Any) -> None:
+    def trained(model: TorchModel, place: str, hook: StepHook | None = None, **more: Any) -> None:
         own = dataclasses.replace(run, work_dir=run.work_dir / place)
         read = DistillSettings(**settings, **more)
-        distill(model, teacher, text_dataset, read, own, after_step=after_step)
+        distill(model, teacher, text_dataset, read, own, hook=hook)
 
     def stop(step: int, total: int) -> None:
         if step == 4:
@@ -130,7 +130,7 @@ def test_a_distillation_reads_them_and_goes_on_with_the_same_bytes(
     trained(plain, "plain")
     trained(undisturbed, "undisturbed", teacher_cache=tmp_path / "one")
     with pytest.raises(Stopped):
-        trained(stopped, "stopped", stop, teacher_cache=tmp_path / "two")
+        trained(stopped, "stopped", StepHook(stop), teacher_cache=tmp_path / "two")
     trained(tiny_bert, "stopped", teacher_cache=tmp_path / "two")
 
     found, expected = tiny_bert.module.state_dict(), undisturbed.module.state_dict()

@@ -16,14 +16,18 @@ from compressor.progress import SILENT
 from compressor.training.batches import TrainingBatch
 from compressor.training.schedules import total_steps
 from compressor.training.settings import TrainingSettings
-from compressor.training.trainer import TrainingDiverged, TrainingRun, train
+from compressor.training.trainer import train
+from compressor.training.training_run import Objective, StepHook, TrainingDiverged, TrainingRun
 
-GOAL = {"loss": "of this test"}
+FACTS = {"loss": "of this test"}
 FAST = TrainingSettings(epochs=20, batch_size=8, learning_rate=2e-3)
 
 
 def cross_entropy(module: nn.Module, batch: TrainingBatch) -> Tensor:
     return functional.cross_entropy(module(**batch.inputs).logits, batch.targets)
+
+
+ON_LABELS = Objective(cross_entropy, FACTS)
 
 
 def in_folder(run: TrainingRun, name: str) -> TrainingRun:
@@ -51,7 +55,7 @@ def test_training_on_labels_learns_them(
 ):
     switch_off_dropout(tiny_bert)
 
-    train(tiny_bert, text_dataset, FAST, training_run, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, FAST, training_run, ON_LABELS)
 
     assert accuracy(tiny_bert, text_dataset) >= 0.95
 
@@ -59,7 +63,7 @@ def test_training_on_labels_learns_them(
 def test_images_are_trained_on_too(
     tiny_vit: TorchModel, image_dataset: Dataset, training_run: TrainingRun
 ):
-    train(tiny_vit, image_dataset, FAST, training_run, loss=cross_entropy, goal=GOAL)
+    train(tiny_vit, image_dataset, FAST, training_run, ON_LABELS)
 
     assert accuracy(tiny_vit, image_dataset) >= 0.95
 
@@ -71,12 +75,12 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
     settings = TrainingSettings(batch_size=8)
 
     run = in_folder(training_run, "first")
-    train(tiny_bert, text_dataset, settings, run, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, settings, run, ON_LABELS)
     first = weights_of(tiny_bert)
     tiny_bert.module.load_state_dict(start)
     torch.rand(7)  # what happened to the global generator before does not matter
     run = in_folder(training_run, "second")
-    train(tiny_bert, text_dataset, settings, run, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, settings, run, ON_LABELS)
 
     second = weights_of(tiny_bert)
     assert all(torch.equal(second[name], first[name]) for name in first)
@@ -89,11 +93,11 @@ def test_another_seed_gives_other_weights(
     start = weights_of(tiny_bert)
     settings = TrainingSettings(batch_size=8)
 
-    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, settings, training_run, ON_LABELS)
     first = weights_of(tiny_bert)
     tiny_bert.module.load_state_dict(start)
     other = dataclasses.replace(training_run, seed=1)
-    train(tiny_bert, text_dataset, settings, other, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, settings, other, ON_LABELS)
 
     assert not torch.equal(weights_of(tiny_bert)["classifier.weight"], first["classifier.weight"])
 
@@ -110,7 +114,7 @@ def test_without_dropout_a_model_predicts_the_same_twice(
         return cross_entropy(module, batch)
 
     settings = TrainingSettings(max_steps=2, dropout=dropout)
-    train(tiny_bert, text_dataset, settings, training_run, loss=asks_twice, goal=GOAL)
+    train(tiny_bert, text_dataset, settings, training_run, Objective(asks_twice, FACTS))
     assert same == [not dropout, not dropout]
 
 
@@ -125,8 +129,7 @@ def test_global_random_states_are_as_before(
         text_dataset,
         TrainingSettings(max_steps=2),
         training_run,
-        loss=cross_entropy,
-        goal=GOAL,
+        ON_LABELS,
     )
 
     assert random.getstate() == python_state
@@ -146,8 +149,7 @@ def test_nothing_but_the_weights_changes(
         text_dataset,
         TrainingSettings(max_steps=3),
         training_run,
-        loss=cross_entropy,
-        goal=GOAL,
+        ON_LABELS,
     )
 
     assert tiny_bert.module.config.to_dict() == config
@@ -170,8 +172,7 @@ def test_training_prints_nothing_and_leaves_its_result_alone(
         text_dataset,
         TrainingSettings(max_steps=3),
         training_run,
-        loss=cross_entropy,
-        goal=GOAL,
+        ON_LABELS,
     )
 
     assert capfd.readouterr() == ("", "")
@@ -184,7 +185,7 @@ def test_every_step_is_reported_with_its_loss(
 ):
     settings = TrainingSettings(batch_size=10)
 
-    summary = train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
+    summary = train(tiny_bert, text_dataset, settings, training_run, ON_LABELS)
 
     assert summary.steps == 5
     assert progress.bars == [("training", 5)]
@@ -201,7 +202,7 @@ def test_final_loss_is_the_mean_of_the_last_tenth_of_the_steps(
         return cross_entropy(module, batch) * 0 + next(losses)
 
     settings = TrainingSettings(epochs=100, max_steps=20)
-    summary = train(tiny_bert, text_dataset, settings, training_run, loss=counting, goal=GOAL)
+    summary = train(tiny_bert, text_dataset, settings, training_run, Objective(counting, FACTS))
 
     assert summary.final_loss == (19 + 20) / 2
     assert summary.sentence().startswith("20 steps in ")
@@ -217,9 +218,8 @@ def test_after_step_sees_each_step_and_the_total(
         text_dataset,
         TrainingSettings(max_steps=3, batch_size=8),
         training_run,
-        loss=cross_entropy,
-        goal=GOAL,
-        after_step=lambda step, total: seen.append((step, total)),
+        ON_LABELS,
+        StepHook(lambda step, total: seen.append((step, total))),
     )
 
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -250,8 +250,7 @@ def test_a_single_step_already_learns(
         text_dataset,
         TrainingSettings(max_steps=1),
         training_run,
-        loss=cross_entropy,
-        goal=GOAL,
+        ON_LABELS,
     )
 
     after = weights_of(tiny_bert)
@@ -264,7 +263,7 @@ def test_frozen_embeddings_stay_and_the_rest_learns(
     before = weights_of(tiny_bert)
     settings = TrainingSettings(max_steps=3, freeze_embeddings=True)
 
-    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, settings, training_run, ON_LABELS)
 
     after = weights_of(tiny_bert)
     table = "bert.embeddings.word_embeddings.weight"
@@ -279,14 +278,14 @@ def test_freezing_embeddings_that_a_model_does_not_have_is_refused(
     settings = TrainingSettings(freeze_embeddings=True)
 
     with pytest.raises(ValueError, match="'vit' has no embedding tables"):
-        train(tiny_vit, image_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
+        train(tiny_vit, image_dataset, settings, training_run, ON_LABELS)
 
 
 def test_an_empty_split_is_refused(tiny_bert: TorchModel, training_run: TrainingRun):
     empty = Dataset("train", (), np.array([], dtype=np.int64), np.arange(0), "empty.tsv")
 
     with pytest.raises(ValueError, match=r"empty\.tsv: the split 'train' is empty"):
-        train(tiny_bert, empty, FAST, training_run, loss=cross_entropy, goal=GOAL)
+        train(tiny_bert, empty, FAST, training_run, ON_LABELS)
 
 
 def test_a_split_of_one_example_is_trained_on(
@@ -296,7 +295,7 @@ def test_a_split_of_one_example_is_trained_on(
         "train", text_dataset.examples[:1], np.array([0]), np.arange(1), text_dataset.source
     )
 
-    assert train(tiny_bert, one, FAST, training_run, loss=cross_entropy, goal=GOAL).steps == 20
+    assert train(tiny_bert, one, FAST, training_run, ON_LABELS).steps == 20
 
 
 def test_a_loss_that_is_not_finite_stops_training_at_once(
@@ -310,7 +309,7 @@ def test_a_loss_that_is_not_finite_stops_training_at_once(
 
     settings = TrainingSettings(batch_size=8, learning_rate=1e-3, schedule="constant")
     with pytest.raises(TrainingDiverged) as caught:
-        train(tiny_bert, text_dataset, settings, training_run, loss=breaking, goal=GOAL)
+        train(tiny_bert, text_dataset, settings, training_run, Objective(breaking, FACTS))
 
     assert caught.value.step == 3
     assert np.isnan(caught.value.loss)
@@ -328,7 +327,7 @@ def test_gradients_that_are_not_finite_are_noticed_after_the_last_step(
 
     settings = TrainingSettings(max_steps=1)
     with pytest.raises(TrainingDiverged, match="the weights are not finite at step 1") as caught:
-        train(tiny_bert, text_dataset, settings, training_run, loss=steep, goal=GOAL)
+        train(tiny_bert, text_dataset, settings, training_run, Objective(steep, FACTS))
 
     assert caught.value.step == 1
     assert caught.value.loss == 0.0
@@ -343,7 +342,7 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(
     with pytest.raises(
         EnvironmentMismatch, match="asked for on 'cuda', but accelerate chose 'cpu'"
     ):
-        train(tiny_bert, text_dataset, FAST, run, loss=cross_entropy, goal=GOAL)
+        train(tiny_bert, text_dataset, FAST, run, ON_LABELS)
 
 
 @pytest.mark.gpu
@@ -354,7 +353,7 @@ def test_training_on_a_gpu_leaves_the_model_where_it_was(
     run = dataclasses.replace(training_run, device=torch.device("cuda"), progress=SILENT)
     switch_off_dropout(tiny_bert)
 
-    train(tiny_bert, text_dataset, FAST, run, loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, text_dataset, FAST, run, ON_LABELS)
 
     assert tiny_bert.device == torch.device("cpu")
     assert accuracy(tiny_bert, text_dataset) >= 0.95
@@ -379,9 +378,8 @@ def test_weights_that_are_not_finite_are_told_before_they_are_ranked(
             text_dataset,
             settings,
             training_run,
-            loss=loss,
-            goal=GOAL,
-            after_step=rank,
+            Objective(loss, FACTS),
+            StepHook(rank),
         )
     assert caught.value.step == 1
 
@@ -402,8 +400,8 @@ def test_weights_do_not_depend_on_what_accelerate_is_told(
     settings = TrainingSettings(epochs=1, batch_size=8, learning_rate=2e-3)
     other = tiny_bert.clone()
     arguments = (text_dataset, settings)
-    train(tiny_bert, *arguments, in_folder(training_run, "plain"), loss=cross_entropy, goal=GOAL)
+    train(tiny_bert, *arguments, in_folder(training_run, "plain"), ON_LABELS)
     monkeypatch.setenv(name, value)
-    train(other, *arguments, in_folder(training_run, "told"), loss=cross_entropy, goal=GOAL)
+    train(other, *arguments, in_folder(training_run, "told"), ON_LABELS)
     found, expected = weights_of(other), weights_of(tiny_bert)
     assert all(torch.equal(found[key], expected[key]) for key in expected)

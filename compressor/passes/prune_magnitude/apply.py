@@ -32,7 +32,7 @@ from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.recovery import check_finetuning, finetune
 from compressor.training.schedules import gradual_pruning
 from compressor.training.together import in_all_processes
-from compressor.training.training_run import AfterStep, TrainingRun, TrainingSummary
+from compressor.training.training_run import AfterStep, StepHook, TrainingRun, TrainingSummary
 
 # The rest of the steps trains the weights that stay.
 _DEFAULT_RAMP_RATIO = 0.7
@@ -78,18 +78,12 @@ def train_pruned(
     assert settings.finetune is not None, "the caller asked"
     held, after_step = _masks(settings, model, importance)
     written = settings.settings
-    goal = {name: value for name, value in written.items() if name != "finetune"}
+    facts = {name: value for name, value in written.items() if name != "finetune"}
+    facts |= {"kind": settings.kind, "on_failure": settings.on_failure}
     if importance.factors:
-        goal["factors"] = digest_of_tensors(importance.factors)
-    summary = finetune(
-        model,
-        dataset,
-        settings.finetune,
-        run,
-        after_step=after_step,
-        goal={"kind": settings.kind, "on_failure": settings.on_failure, **goal},
-        kept={"masks": held},
-    )
+        facts["factors"] = digest_of_tensors(importance.factors)
+    hook = StepHook(after_step, facts, {"masks": held})
+    summary = finetune(model, dataset, settings.finetune, run, hook=hook)
     return held, summary
 
 

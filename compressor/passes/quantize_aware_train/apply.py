@@ -45,7 +45,7 @@ from compressor.tasks import Batch, Example, Outputs
 from compressor.training.recovery import distill
 from compressor.training.teacher import teacher_order
 from compressor.training.together import in_all_processes
-from compressor.training.training_run import TrainingRun, TrainingSummary
+from compressor.training.training_run import StepHook, TrainingRun, TrainingSummary
 from compressor.words import counted
 
 _ROWS_PER_BATCH = 32
@@ -146,16 +146,9 @@ def train_simulated(
         observe = partial(_observe, model, simulated, settings, calibration)
         observe()
         before = _compare(model, wanted)
-        summary = distill(
-            model,
-            teacher,
-            train,
-            settings,
-            run,
-            after_step=(freezer := _Freezer(simulated, settings.frozen_steps_ratio, observe)),
-            goal={"simulates": "int8"},
-            kept={"freezer": freezer},
-        )
+        freezer = _Freezer(simulated, settings.frozen_steps_ratio, observe)
+        hook = StepHook(freezer, {"simulates": "int8"}, {"freezer": freezer})
+        summary = distill(model, teacher, train, settings, run, hook=hook)
         observe()
         return before, summary, _compare(model, wanted)
 
