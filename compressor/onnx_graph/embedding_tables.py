@@ -129,7 +129,7 @@ def store_narrow_tables(
     for weight in weights:
         table = constants.array(weight.name)
         try:
-            stored = _stored(graph, constants, weight.name, tables)
+            stored = _stored(graph, constants, weight.name, table, tables)
         except StepFailed as error:
             raise StepFailed(f"weight {weight.name} {error}") from error
         restored = stored.restored
@@ -202,9 +202,13 @@ class _AsCodes:
 
 
 def _stored(
-    graph: onnx.GraphProto, constants: Constants, name: str, tables: NarrowTables
+    graph: onnx.GraphProto,
+    constants: Constants,
+    name: str,
+    table: NDArray[np.float32],
+    tables: NarrowTables,
 ) -> _InBlocks | _AsCodes:
-    table = constants.array(name)
+    """Return `table`, whose name is `name`, as new constants: in four bits, or as codes."""
     if tables.code_width is not None:
         return _AsCodes(graph, constants, name, fit_codes(table, tables.code_width))
     blocks = quantize_blocks(table, bits=BITS, block_size=tables.block_size)
