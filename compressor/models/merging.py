@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ import torch
 import transformers
 
 from compressor.errors import EnvironmentMismatch
+from compressor.files import remove_unused
 from compressor.machine.quiet import quiet_libraries
 from compressor.models.adapters import PACKAGE, Adapter
 from compressor.models.checkpoint_files import FILE_PATTERNS, CheckpointFiles
@@ -53,11 +55,14 @@ def merge(adapter: Adapter, base: CheckpointFiles) -> Path:
             f"{adapter.name}: its base {base.name} is pruned ({STRUCTURE}), which peft cannot "
             f"load; give the checkpoint that the adapter was trained on"
         )
-    folder = cache_directory() / "merged" / _digest(adapter, base)
+    place = cache_directory() / "merged"
+    folder = place / _digest(adapter, base)
     if (folder / "config.json").is_file():
+        os.utime(folder)
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix="merging-"))
+    remove_unused(place)
+    place.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=place, prefix="merging-"))
     try:
         _write(adapter, base, fresh)
         _put(fresh, folder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,23 @@ def test_what_was_merged_is_kept_until_one_of_the_two_changes(
     assert find_checkpoint(str(folder)).weights[0].stat().st_mtime_ns == state
     weights = load_file(base / "model.safetensors")
     save_file({name: 2 * value for name, value in weights.items()}, base / "model.safetensors")
-    assert find_checkpoint(str(folder)).directory != first.directory
-    assert sorted(path.parent.name for path in cache.glob("*/*")) == ["merged", "merged"]
+    other = find_checkpoint(str(folder)).directory
+    assert sorted((cache / "merged").iterdir()) == sorted([first.directory, other])
+
+
+def test_what_was_merged_is_removed_a_month_after_its_last_use(
+    tiny_bert_dir: Path, tmp_path: Path, cache: Path
+):
+    month = time.time() - 31 * 24 * 60 * 60
+    adapter = make(tiny_bert_dir, tmp_path / "adapter")
+    left = cache / "merged" / "left"
+    used = find_checkpoint(str(adapter)).directory
+    for folder in (left, used):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder, (month, month))
+    assert find_checkpoint(str(adapter)).directory == used
+    other = find_checkpoint(str(make(tiny_bert_dir, tmp_path / "other", use_rslora=True))).directory
+    assert sorted((cache / "merged").iterdir()) == sorted([used, other])
 
 
 def test_a_base_that_is_given_goes_before_the_one_that_is_named(
