@@ -38,39 +38,18 @@ from compressor.tasks.pooling import Pooling, PoolingMode, read_config
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.similarity import candidates, cosines, nearest, to_the_mean
 from compressor.tasks.vectors import (
+    BYTES_CODE,
+    SIMILARITIES_CODE,
     VECTORS,
     VectorTask,
+    cosine_metrics,
     guess_of,
     reference_vectors,
     too_few,
     vectors_of,
 )
 
-IMAGE_COSINE = Metric(
-    "image_cosine",
-    "cosine similarity",
-    "the mean cosine similarity of each image's vector and the vector that the untouched "
-    "checkpoint gives it, from -1 to 1",
-    "mean",
-    label_free=True,
-    same_width=True,
-    percent=False,
-    unit="image",
-    units="images",
-    usual_drop=UsualDrop(0.001, 0.006, 0.02),
-    most_pruned_drop=0.05,
-)
-IMAGE_COSINE_P5 = replace(
-    IMAGE_COSINE,
-    name="image_cosine_p5",
-    words="5th percentile of cosine similarity",
-    explained="the cosine similarity that all but one in twenty images reach, of each image's "
-    "vector and the vector that the untouched checkpoint gives it, from -1 to 1",
-    bound="quantile",
-    quantile=0.05,
-    usual_drop=UsualDrop(0.002, 0.012, 0.045),
-    most_pruned_drop=0.1,
-)
+IMAGE_COSINE, IMAGE_COSINE_P5 = cosine_metrics("image_cosine", "image")
 _COSINES = {metric.name: metric for metric in (IMAGE_COSINE, IMAGE_COSINE_P5)}
 NEIGHBOUR_AGREEMENT = Metric(
     "neighbour_agreement",
@@ -100,18 +79,12 @@ ZERO_SHOT_AGREEMENT = Metric(
 _CODE = f"""\
 {PIXELS_CODE}\
 [vectors] = session.run(["image_embeds"], {{{{node.name: pixels}}}})
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-print(vectors @ vectors.T)  # cosine similarities
-"""
+{SIMILARITIES_CODE}"""
 
 _BYTES_CODE = f"""\
 {PIXELS_CODE}\
 [codes] = session.run(["image_embeds"], {{{{node.name: pixels}}}})
-# int8: one number a byte, all with one scale; uint8: eight signs a byte.
-vectors = np.unpackbits(codes, axis=1) * 2 - 1.0 if codes.dtype == np.uint8 else codes * 1.0
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-print(vectors @ vectors.T)  # cosine similarities
-"""
+{BYTES_CODE}"""
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,11 @@ from compressor.tasks.similarity import (
 )
 from compressor.tasks.text import TextTask
 from compressor.tasks.vectors import (
+    BYTES_CODE,
+    SIMILARITIES_CODE,
     VECTORS,
     VectorTask,
+    cosine_metrics,
     guess_of,
     reference_vectors,
     too_few,
@@ -81,31 +84,7 @@ from compressor.words import counted
 if TYPE_CHECKING:
     from torch import nn
 
-COSINE = Metric(
-    "cosine",
-    "cosine similarity",
-    "the mean cosine similarity of each text's vector and the vector that the untouched checkpoint "
-    "gives it, from -1 to 1",
-    "mean",
-    label_free=True,
-    same_width=True,
-    percent=False,
-    unit="text",
-    units="texts",
-    usual_drop=UsualDrop(0.001, 0.006, 0.02),
-    most_pruned_drop=0.05,
-)
-COSINE_P5 = replace(
-    COSINE,
-    name="cosine_p5",
-    words="5th percentile of cosine similarity",
-    explained="the cosine similarity that all but one in twenty texts reach, of each text's vector "
-    "and the vector that the untouched checkpoint gives it, from -1 to 1",
-    bound="quantile",
-    quantile=0.05,
-    usual_drop=UsualDrop(0.002, 0.012, 0.045),
-    most_pruned_drop=0.1,
-)
+COSINE, COSINE_P5 = cosine_metrics("cosine", "text")
 RANK_AGREEMENT = Metric(
     "rank_agreement",
     "rank agreement",
@@ -158,17 +137,11 @@ _SAME_WIDTH = frozenset(
 _CODE = f"""\
 {TOKENS_CODE}\
 [vectors] = session.run(["sentence_embedding"], inputs)
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-print(vectors @ vectors.T)  # cosine similarities
-"""
+{SIMILARITIES_CODE}"""
 _BYTES_CODE = f"""\
 {TOKENS_CODE}\
 [codes] = session.run(["sentence_embedding"], inputs)
-# int8: one number a byte, all with one scale; uint8: eight signs a byte.
-vectors = np.unpackbits(codes, axis=1) * 2 - 1.0 if codes.dtype == np.uint8 else codes * 1.0
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-print(vectors @ vectors.T)  # cosine similarities
-"""
+{BYTES_CODE}"""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ from compressor.errors import StepFailed
 from compressor.measurements import Score
 from compressor.tasks.base import Batch, Comparison, Guess, OutputForm, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
+from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.similarity import (
     all_alike,
@@ -35,7 +37,51 @@ if TYPE_CHECKING:
     from compressor.tasks.losses import VectorLosses
 
 VECTORS = "vectors"  # of the inputs, shape (num_examples, width), that a score keeps
+# How the code of a model card ends that shows vectors; what goes before it makes `vectors`.
+SIMILARITIES_CODE = """\
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+print(vectors @ vectors.T)  # cosine similarities
+"""
+# The same where they are stored in bytes, `codes`.
+BYTES_CODE = f"""\
+# int8: one number a byte, all with one scale; uint8: eight signs a byte.
+vectors = np.unpackbits(codes, axis=1) * 2 - 1.0 if codes.dtype == np.uint8 else codes * 1.0
+{SIMILARITIES_CODE}"""
 _CANDIDATES = 2_000  # inputs, at most, among which neighbours are looked for
+
+
+def cosine_metrics(name: str, unit: str) -> tuple[Metric, Metric]:
+    """Return two metrics of how near vectors are to the untouched checkpoint's.
+
+    The mean cosine similarity over inputs, which is called `name`, and its 5th percentile. An input
+    is one `unit`.
+    """
+    mean = Metric(
+        name,
+        "cosine similarity",
+        f"the mean cosine similarity of each {unit}'s vector and the vector that the untouched "
+        f"checkpoint gives it, from -1 to 1",
+        "mean",
+        label_free=True,
+        same_width=True,
+        percent=False,
+        unit=unit,
+        units=f"{unit}s",
+        usual_drop=UsualDrop(0.001, 0.006, 0.02),
+        most_pruned_drop=0.05,
+    )
+    low = replace(
+        mean,
+        name=f"{name}_p5",
+        words="5th percentile of cosine similarity",
+        explained=f"the cosine similarity that all but one in twenty {unit}s reach, of each "
+        f"{unit}'s vector and the vector that the untouched checkpoint gives it, from -1 to 1",
+        bound="quantile",
+        quantile=0.05,
+        usual_drop=UsualDrop(0.002, 0.012, 0.045),
+        most_pruned_drop=0.1,
+    )
+    return mean, low
 
 
 class VectorTask(Task):
