@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from compressor.paths import LocalPath
-from compressor.training.settings import FinetuneSettings, Need, TrainingSettings
+from compressor.training.settings import FinetuneSettings, Need, TrainingSettings, mixup_field
 from compressor.words import listing
 
 # The settings that change texts before teacher and student read them.
@@ -148,16 +148,7 @@ class DistillSettings(TrainingSettings):
             "before the training, and read from the disk"
         ),
     )
-    mixup_alpha: float = Field(
-        default=0.0,
-        ge=0,
-        le=100,
-        description=(
-            "mix each example with another one of its batch, pixels, sounds or the embeddings of "
-            "tokens, and learn what the teacher says of the mixed one; the proportion is drawn "
-            "from a beta distribution with this value, such as 0.2; 0 mixes nothing"
-        ),
-    )
+    mixup_alpha: float = mixup_field("what the teacher says of the mixed one")
     join_probability: float = Field(
         default=0.0,
         ge=0,

@@ -508,6 +508,20 @@ class TrainingSettings(BaseModel):
             )
 
 
+def mixup_field(learnt: str) -> Any:
+    """Return the setting that mixes examples, of which `learnt` is learnt."""
+    return Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description=(
+            f"mix each example with another one of its batch, pixels, sounds or the embeddings of "
+            f"tokens, and learn {learnt}; the proportion is drawn from a beta distribution with "
+            f"this value, such as 0.2; 0 mixes nothing"
+        ),
+    )
+
+
 class FinetuneSettings(TrainingSettings):
     """Train on the labels alone."""
 
@@ -515,16 +529,7 @@ class FinetuneSettings(TrainingSettings):
         {*TrainingSettings.unwritten_defaults, "mixup_alpha", "cutmix_alpha"}
     )
 
-    mixup_alpha: float = Field(
-        default=0.0,
-        ge=0,
-        le=100,
-        description=(
-            "mix each example with another one of its batch, pixels, sounds or the embeddings of "
-            "tokens, and learn both labels in that proportion, which is drawn from a beta "
-            "distribution with this value, such as 0.2; 0 mixes nothing"
-        ),
-    )
+    mixup_alpha: float = mixup_field("both labels in proportion")
     cutmix_alpha: float = Field(
         default=0.0,
         ge=0,
