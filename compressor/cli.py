@@ -470,7 +470,7 @@ def sweep(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `run`
 
     from compressor.console import ConsoleProgress
-    from compressor.sweep.worker import run_sweep
+    from compressor.sweep.worker import WorkerOptions, run_sweep
 
     prepare_torch(quiet=not verbose)
     signal.signal(signal.SIGTERM, _terminate)
@@ -480,15 +480,10 @@ def sweep(
 
         start = partial(run_sweep_on_ray, address=ray, num_workers=workers)
     try:
-        end = start(
-            loaded,
-            output=output,
-            store=store,
-            device=device.value,
-            allow_inconclusive=allow_inconclusive,
-            progress=ConsoleProgress(out),
-            quiet=not verbose,
+        options = WorkerOptions(
+            output, store, device.value, ConsoleProgress(out), quiet=not verbose
         )
+        end = start(loaded, options, allow_inconclusive=allow_inconclusive)
     except KeyboardInterrupt as stop:  # typer would end with the code alone
         raise typer.Exit(_stopped(stop)) from stop
     out.print(f"{end.front.headline}", soft_wrap=True, highlight=False)

@@ -6,16 +6,21 @@ in any other way, so that one that dies costs its trial alone, and others may jo
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ray
 from ray.exceptions import RayError
 
 from compressor.errors import EnvironmentMismatch
 from compressor.machine.environment import Device
-from compressor.progress import SILENT, Progress
 from compressor.sweep.settings import Sweep
-from compressor.sweep.worker import SweepEnd, Worker, join_sweep, outcome_words, working_on
+from compressor.sweep.worker import (
+    DEFAULT_OPTIONS,
+    SweepEnd,
+    Worker,
+    WorkerOptions,
+    join_sweep,
+    outcome_words,
+    working_on,
+)
 from compressor.words import counted
 
 _POLL_SECONDS = 2.0
@@ -23,55 +28,52 @@ _POLL_SECONDS = 2.0
 
 def run_sweep_on_ray(
     sweep: Sweep,
+    options: WorkerOptions = DEFAULT_OPTIONS,
     *,
     address: str,
     num_workers: int,
-    output: str | Path | None = None,
-    store: str | Path | None = None,
-    device: Device = "auto",
     allow_inconclusive: bool = False,
-    progress: Progress = SILENT,
-    quiet: bool = True,
 ) -> SweepEnd:
     """Do what `run_sweep` does, with `num_workers` on the Ray cluster at `address`.
 
     Every host of the cluster has to see the sweep file, what its recipe reads, and the output
-    directory under the same paths. The cluster's CPUs, and its GPUs unless `device` is `cpu`, are
-    shared out evenly. What no worker could do is done here.
+    directory under the same paths. The cluster's CPUs, and its GPUs unless `options.device` is
+    `cpu`, are shared out evenly. What no worker could do is done here.
 
     Raises as `run_sweep`, and `EnvironmentMismatch` where the cluster cannot be reached or is too
     small.
     """
     assert sweep.path is not None, "a sweep is read from a file"
-    with working_on(
-        sweep, output=output, store=store, device=device, progress=progress, quiet=quiet
-    ) as worker:
+    show = not options.quiet
+    with working_on(sweep, options) as worker:
         try:
-            ray.init(address=address, log_to_driver=not quiet, configure_logging=not quiet)
+            ray.init(address=address, log_to_driver=show, configure_logging=show)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise EnvironmentMismatch(
                 f"--ray {address}: the cluster cannot be reached ({error}); give the address of "
                 f"its head, such as ray://head:10001, or `local`"
             ) from error
         try:
-            found = _shares(address, num_workers, device)
+            found = _shares(address, num_workers, options.device)
             share = counted(int(found["num_cpus"]), "CPU")
             if found["num_gpus"]:
                 share += f" and {found['num_gpus']:g} of a GPU"
-            progress.stage(f"{counted(num_workers, 'worker')} on {address}, each with {share}")
+            started = counted(num_workers, "worker")
+            options.progress.stage(f"{started} on {address}, each with {share}")
+            own = WorkerOptions(
+                str(worker.folder.absolute()), str(worker.store.absolute()), options.device
+            )
             task = ray.remote(join_sweep).options(**found, max_retries=0)
             left = [
                 task.remote(
                     str(sweep.path.absolute()),
                     list(sweep.overrides),
-                    str(worker.folder.absolute()),
-                    str(worker.store.absolute()),
-                    device,
+                    own,
                     allow_code=sweep.allows_code,
                 )
                 for _ in range(num_workers)
             ]
-            _watch(left, worker, progress)
+            _watch(left, worker)
         finally:
             ray.shutdown()
         worker.do_what_is_left()
@@ -91,8 +93,9 @@ def _shares(address: str, num_workers: int, device: Device) -> dict[str, float]:
     return {"num_cpus": cpus, "num_gpus": 0.0 if device == "cpu" else min(gpus, 1.0)}
 
 
-def _watch(left: list[ray.ObjectRef[str | None]], worker: Worker, progress: Progress) -> None:
+def _watch(left: list[ray.ObjectRef[str | None]], worker: Worker) -> None:
     """Tell how trials end and what stops workers, until all of them have ended."""
+    progress = worker.progress
     told = {item.number for item in worker.study.judged()}
     while left:
         done, left = ray.wait(left, timeout=_POLL_SECONDS)

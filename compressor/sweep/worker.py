@@ -72,58 +72,58 @@ class SweepEnd:
     report: RunReport
 
 
-def run_sweep(
-    sweep: Sweep,
-    *,
-    output: str | Path | None = None,
-    store: str | Path | None = None,
-    device: Device = "auto",
-    allow_inconclusive: bool = False,
-    progress: Progress = SILENT,
-    quiet: bool = True,
-) -> SweepEnd:
-    """Do what is left of a sweep, and return what it led to.
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where a worker works, and what it shows.
 
     Several workers may be given the same `output`, on several hosts too where it is on a shared
-    disk whose server keeps locks; each of them ends when the sweep has. Steps are kept in `store`,
-    that of the sweep where it is None. Raises `NoFeasibleTrial` when no trial keeps all
-    constraints, and what `run` raises for the chosen recipe; `EnvironmentMismatch` when this
-    machine cannot do what a trial asks for. What was done until then stays, and the same call goes
-    on.
+    disk whose server keeps locks. Steps are kept in `store`. None is the sweep's own output, and
+    the store in it.
     """
-    with working_on(
-        sweep, output=output, store=store, device=device, progress=progress, quiet=quiet
-    ) as worker:
+
+    output: str | Path | None = None
+    store: str | Path | None = None
+    device: Device = "auto"
+    progress: Progress = SILENT
+    quiet: bool = True  # hides the steps of trials, and what other libraries print
+
+
+DEFAULT_OPTIONS = WorkerOptions()
+
+
+def run_sweep(
+    sweep: Sweep, options: WorkerOptions = DEFAULT_OPTIONS, *, allow_inconclusive: bool = False
+) -> SweepEnd:
+    """Do what is left of a sweep, and return what it led to; every worker ends when the sweep has.
+
+    Raises `NoFeasibleTrial` when no trial keeps all constraints, and what `run` raises for the
+    chosen recipe; `EnvironmentMismatch` when this machine cannot do what a trial asks for. What was
+    done until then stays, and the same call goes on.
+    """
+    with working_on(sweep, options) as worker:
         worker.do_what_is_left()
         return worker.conclude(allow_inconclusive=allow_inconclusive)
 
 
 def join_sweep(
-    path: str,
-    overrides: Sequence[str],
-    output: str,
-    store: str,
-    device: Device,
-    *,
-    allow_code: bool,
+    path: str, overrides: Sequence[str], options: WorkerOptions, *, allow_code: bool
 ) -> str | None:
     """Do trials of a sweep that another process has begun and concludes.
 
     Returns what stopped this worker, if anything: words, since an exception of ours would not
     survive the way to another process. `path` is the sweep file, `overrides` are settings of its
-    recipe.
+    recipe; `options` name the output.
     """
+    assert options.output is not None, "the one who starts workers knows it"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not (Path(output) / "journal.log").is_file():
+    if not (Path(options.output) / "journal.log").is_file():
         return (
-            f"{output}: no sweep was begun here; every worker has to see the same directory, "
-            "on a shared disk"
+            f"{options.output}: no sweep was begun here; every worker has to see the same "
+            f"directory, on a shared disk"
         )
     try:
         sweep = load_sweep(path, overrides, allow_code=allow_code)
-        with working_on(
-            sweep, output=output, store=store, device=device, progress=SILENT, quiet=True
-        ) as worker:
+        with working_on(sweep, options) as worker:
             worker.do_what_is_left()
     except CompressorError as error:
         return str(error)
@@ -131,26 +131,17 @@ def join_sweep(
 
 
 @contextmanager
-def working_on(
-    sweep: Sweep,
-    *,
-    output: str | Path | None,
-    store: str | Path | None,
-    device: Device,
-    progress: Progress,
-    quiet: bool,
-) -> Iterator[Worker]:
+def working_on(sweep: Sweep, options: WorkerOptions) -> Iterator[Worker]:
     """Give a worker of a sweep that was checked; the front so far is written whatever happens.
 
     Raises `RecipeError` and `EnvironmentMismatch` as `run_sweep` does before it begins.
     """
     with _tasks_are_workers():
         require_one_process()
-        recipe = _checked(sweep, progress)
-        folder = _claimed(sweep, output)
-        steps = folder / "store" if store is None else Path(store).expanduser()
+        recipe = _checked(sweep, options.progress)
+        folder = _claimed(sweep, options.output)
         study = Study(folder, sweep, _facts(sweep, recipe))
-        worker = Worker(sweep, recipe, folder, steps, device, study, progress, quiet)
+        worker = Worker(sweep, recipe, folder, study, options)
         with on_shared_host(folder / "locks", f"host-{platform.node() or 'unnamed'}"):
             try:
                 yield worker
@@ -166,11 +157,19 @@ class Worker:
     sweep: Sweep
     recipe: Recipe
     folder: Path
-    store: Path
-    device: Device
     study: Study
-    progress: Progress
-    quiet: bool
+    options: WorkerOptions
+
+    @property
+    def store(self) -> Path:
+        """Return the directory of the steps that trials share."""
+        given = self.options.store
+        return self.folder / "store" if given is None else Path(given).expanduser()
+
+    @property
+    def progress(self) -> Progress:
+        """Return what shows how trials go."""
+        return self.options.progress
 
     def do_what_is_left(self) -> None:
         """Run trials until every one has ended, here or elsewhere."""
@@ -237,9 +236,9 @@ class Worker:
                 Trial(timing),
                 output=self.folder / "trials" / f"{taken.number:04}",
                 store=self.store,
-                device=self.device,
-                progress=self.progress if not self.quiet else _Bars(self.progress, taken.number),
-                quiet=self.quiet,
+                device=self.options.device,
+                progress=self.progress_of(f"trial {taken.number}"),
+                quiet=self.options.quiet,
             )
         except RecipeError as error:
             return Outcome("refused", str(error))
@@ -297,14 +296,18 @@ class Worker:
                 chosen,
                 output=place,
                 store=self.store,
-                device=self.device,
+                device=self.options.device,
                 allow_inconclusive=allow_inconclusive,
                 allow_code=self.sweep.allows_code,
-                progress=self.progress if not self.quiet else _Bars(self.progress, None),
-                quiet=self.quiet,
+                progress=self.progress_of("chosen recipe"),
+                quiet=self.options.quiet,
             )
             self.study.conclude(facts)
         return SweepEnd(self.folder, front, report)
+
+    def progress_of(self, name: str) -> Progress:
+        """Return what shows how one run of this worker goes: its bars alone, or everything."""
+        return _Bars(self.progress, name) if self.options.quiet else self.progress
 
     def tell_waiting(self) -> None:
         """Say that another worker runs the chosen recipe."""
@@ -312,15 +315,14 @@ class Worker:
 
 
 class _Bars(Silent):
-    """The bars of a trial's run; its lines would bury those of the sweep."""
+    """The bars of a run that is called `name`; its lines would bury those of the sweep."""
 
-    def __init__(self, progress: Progress, number: int | None) -> None:
-        self._progress = progress
-        self._name = "chosen recipe" if number is None else f"trial {number}"
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:
-        """Show a bar with the name of the trial."""
+        """Show a bar with the name of the run."""
         with self._progress.bar(f"{self._name}: {description}", total) as advance:
             yield advance
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from compressor.errors import EnvironmentMismatch
-from compressor.sweep.worker import join_sweep
+from compressor.sweep.worker import WorkerOptions, join_sweep
 
 
 class RayError(Exception):
@@ -110,8 +110,8 @@ def test_what_no_worker_did_is_done_by_who_started_them(
 
 def test_a_worker_without_the_shared_directory_says_so(make_sweep, stand_in, tmp_path: Path):
     make_sweep()
-    own = (str(tmp_path / "sweep.yaml"), [], str(tmp_path / "out"), str(tmp_path / "store"), "cpu")
-    told = join_sweep(*own, allow_code=False)  # type: ignore[arg-type]
+    options = WorkerOptions(str(tmp_path / "out"), str(tmp_path / "store"), "cpu")
+    told = join_sweep(str(tmp_path / "sweep.yaml"), [], options, allow_code=False)
     assert told is not None
     assert told.startswith(f"{tmp_path / 'out'}: no sweep was begun here")
     assert not (tmp_path / "out").exists()

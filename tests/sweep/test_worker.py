@@ -22,7 +22,7 @@ from compressor.errors import (
 from compressor.measurements import RunReport
 from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.sweep.settings import load_sweep
-from compressor.sweep.worker import run_sweep
+from compressor.sweep.worker import WorkerOptions, run_sweep
 
 OVER = BudgetExceeded("passes[0]", metric="accuracy", drop=0.95, max_drop=0.9)
 
@@ -135,7 +135,7 @@ def test_a_refused_recipe_is_told_before_anything_runs_and_the_others_run(
 ):
     told = Told()
     space = {"passes.0.sparsity": {"choices": [0.2, 1.5]}}
-    run_sweep(make_sweep(space=space), progress=told)  # type: ignore[arg-type]
+    run_sweep(make_sweep(space=space), WorkerOptions(progress=told))  # type: ignore[arg-type]
     assert told.lines[0].startswith(
         "1 of 2 combinations are refused, such as passes.0.sparsity=1.5: "
     )
@@ -158,7 +158,7 @@ def test_a_space_without_an_end_is_looked_at_in_its_corners(make_sweep, stand_in
     space = {"passes.0.sparsity": {"low": 0.1, "high": 1.2}}
     told = Told()
     sweep = make_sweep(space=space, sampler=sampler, trials=4, constraints={})
-    run_sweep(sweep, progress=told)  # type: ignore[arg-type]
+    run_sweep(sweep, WorkerOptions(progress=told))  # type: ignore[arg-type]
     assert told.lines[0].startswith("1 of 2 corners of the space are refused, such as")
 
 
