@@ -34,6 +34,14 @@ _SPEECH = re.compile(
 )
 
 
+def files_read(directory: Path) -> list[Path]:
+    """Return the files that loading a checkpoint can read, in folders such as 1_Pooling too."""
+    patterns = (*FILE_PATTERNS, "*/config.json", "*/model.safetensors")
+    found = {path for pattern in patterns for path in directory.glob(pattern)}
+    # What is called like a file and is none is not read either.
+    return sorted(path for path in found if path.is_file())
+
+
 @dataclass(frozen=True)
 class CheckpointFiles:
     """A checkpoint on disk: `name` is what the user wrote, `weights` at least one file."""
@@ -180,13 +188,8 @@ class CheckpointFiles:
 
     def fingerprint(self) -> str:
         """Return one SHA-256 over every file that loading the checkpoint can read."""
-        # Also those of folders such as 1_Pooling.
-        patterns = (*FILE_PATTERNS, "*/config.json", "*/model.safetensors")
-        small = {path for pattern in patterns for path in self.directory.glob(pattern)}
         digest = hashlib.sha256()
-        for path in sorted(small.union(self.weights)):
-            if not path.is_file():
-                continue  # what is called like a file and is none is not read either
+        for path in sorted({*files_read(self.directory), *self.weights}):
             with _opened(path) as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             name = path.relative_to(self.directory).as_posix()

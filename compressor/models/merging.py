@@ -26,7 +26,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.files import remove_unused
 from compressor.machine.quiet import quiet_libraries
 from compressor.models.adapters import PACKAGE, Adapter
-from compressor.models.checkpoint_files import FILE_PATTERNS, CheckpointFiles
+from compressor.models.checkpoint_files import CheckpointFiles, files_read
 from compressor.models.guard import foreign
 from compressor.models.loading import STRUCTURE, load_weights
 from compressor.models.weight_files import ADAPTER, INDEX, shown
@@ -89,7 +89,7 @@ def _digest(adapter: Adapter, base: CheckpointFiles) -> str:
 
 def _states(folder: Path) -> tuple[tuple[str, str, int, int], ...]:
     found = []
-    for path in _files(folder):
+    for path in files_read(folder):
         state = path.stat()
         name = path.relative_to(folder).as_posix()
         found.append((str(path), name, state.st_size, state.st_mtime_ns))
@@ -107,13 +107,6 @@ def _files_digest(states: tuple[tuple[str, str, int, int], ...]) -> str:
                 content.update(chunk)
         digest.update(f"{name}\0{content.hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint, those of folders such as 1_Pooling too."""
-    patterns = (*FILE_PATTERNS, "*/config.json", "*/model.safetensors")
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.is_file())
 
 
 def _write(adapter: Adapter, base: CheckpointFiles, folder: Path) -> None:
@@ -253,7 +246,7 @@ def _copy_files(adapter: Adapter, base: CheckpointFiles, folder: Path) -> None:
 
 
 def _beside(directory: Path) -> Iterator[tuple[Path, str]]:
-    for path in _files(directory):
+    for path in files_read(directory):
         name = path.relative_to(directory).as_posix()
         is_weights = "/" not in name and path.suffix == ".safetensors"
         if name not in _WRITTEN and not is_weights:
