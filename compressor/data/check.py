@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compressor.data.arrays import count_rows
-from compressor.data.image_folder import count_images
+from compressor.data.image_folder import image_files
 from compressor.data.judged import check_headers
 from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
 from compressor.data.settings import DataSettings, Quoting, SplitSource
@@ -175,7 +175,7 @@ def most_rows(source: SplitSource) -> int | None:
     elif (packaged := source.packaged_file) is not None:
         limits.append(_count_lines(packaged) - 1)
     elif source.images is not None:
-        limits.append(count_images(source.images))
+        limits.append(len(image_files(source.images)))
     elif source.path is None or unreadable(source.path) is not None:
         pass
     elif source.file_format == "parquet":

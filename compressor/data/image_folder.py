@@ -23,9 +23,9 @@ def image_columns(folder: Path) -> list[str]:
     return ["image", "label"] if _classes(folder) else ["image"]
 
 
-def count_images(folder: Path) -> int:
-    """Return the number of images below a folder."""
-    return sum(1 for _ in _images(folder))
+def image_files(folder: Path) -> list[Path]:
+    """Return the images below a folder, in the order of the rows."""
+    return [folder / path for path, _ in _images(folder)]
 
 
 def read_image_folder(folder: Path, required: Sequence[str], optional: Sequence[str]) -> Table:

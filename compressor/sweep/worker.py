@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compressor.errors import (
     BudgetExceeded,
@@ -25,19 +24,16 @@ from compressor.errors import (
     ReportError,
     Terminated,
 )
-from compressor.files import facts_sha256, sha256
 from compressor.machine.environment import Device
 from compressor.machine.launchers import require_one_process
 from compressor.machine.locks import locked
 from compressor.machine.turns import on_shared_host
 from compressor.measurements import RunReport
-from compressor.models.checkpoint_files import FILE_PATTERNS
 from compressor.paths import exists, no_folder
 from compressor.pipeline.inputs import (
     check_local_checkpoints,
     check_local_passes,
     check_packages,
-    local_inputs,
 )
 from compressor.pipeline.preflight import check_inputs, check_runtime, load_whole
 from compressor.pipeline.run import Trial, run, run_trial
@@ -45,6 +41,7 @@ from compressor.progress import SILENT, Advance, Progress, Silent, duration
 from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.report import units
 from compressor.report.render import read_report
+from compressor.sweep.facts import facts_of
 from compressor.sweep.outcome import Outcome, closest_words, excesses, limit_words
 from compressor.sweep.results import BEST, BEST_RUN, Front, write_front
 from compressor.sweep.settings import Sweep, load_sweep
@@ -140,7 +137,7 @@ def working_on(sweep: Sweep, options: WorkerOptions) -> Iterator[Worker]:
         require_one_process()
         recipe = _checked(sweep, options.progress)
         folder = _claimed(sweep, options.output)
-        study = Study(folder, sweep, _facts(sweep, recipe))
+        study = Study(folder, sweep, facts_of(sweep, recipe))
         worker = Worker(sweep, recipe, folder, study, options)
         with on_shared_host(folder / "locks", f"host-{platform.node() or 'unnamed'}"):
             try:
@@ -401,34 +398,6 @@ def _claimed(sweep: Sweep, output: str | Path | None) -> Path:
             f"--output"
         )
     return folder
-
-
-def _facts(sweep: Sweep, recipe: Recipe) -> dict[str, Any]:
-    """Return what makes two sweeps the same; of the number of trials there may be more later."""
-    own = sweep.model_dump(mode="json", exclude={"recipe", "output", "trials", "choose"})
-    own["recipe"] = {**recipe.to_dict(), "output": None}
-    read = {
-        f"content of {key}": _content(path, is_checkpoint=not key.startswith("data."))
-        for key, path in local_inputs(recipe).items()
-    }
-    return {**own, **read}
-
-
-def _content(path: Path, *, is_checkpoint: bool) -> str:
-    """Return a SHA-256 of a file, or of a folder: of a checkpoint's files, or of how large all are.
-
-    Pictures are too much to be read by every worker that begins.
-    """
-    if path.is_file():
-        return sha256(path)
-    patterns = FILE_PATTERNS if is_checkpoint else ("**/*",)
-    files = sorted({item for pattern in patterns for item in path.glob(pattern) if item.is_file()})
-    read = sha256 if is_checkpoint else _size
-    return facts_sha256({item.relative_to(path).as_posix(): read(item) for item in files})
-
-
-def _size(path: Path) -> str:
-    return str(path.stat().st_size)
 
 
 def outcome_words(sweep: Sweep, outcome: Outcome) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from compressor.data import DataSettings, SplitSource, load_splits, most_rows
-from compressor.data.image_folder import count_images, image_columns, read_image_folder
+from compressor.data.image_folder import image_columns, image_files, read_image_folder
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.tasks.columns import ImageColumns
 
@@ -35,7 +35,8 @@ def test_the_folder_of_an_image_is_its_class(folder: Path):
     assert table.columns["image"] == ["cat/d.bmp", "cat/deep/c.PNG", "dog/a.jpg", "dog/b.png"]
     assert table.columns["label"] == ["cat", "cat", "dog", "dog"]
     assert table.directory == folder
-    assert count_images(folder) == most_rows(SplitSource(images=folder)) == 4
+    assert image_files(folder) == [folder / path for path in table.columns["image"]]
+    assert most_rows(SplitSource(images=folder)) == 4
 
 
 def test_images_alone_have_no_label(tmp_path: Path):
