@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import training_loop
 import transformers
 from numpy.typing import NDArray
 
@@ -67,15 +67,12 @@ def first_pieces(encoded: Any, row: int) -> dict[int, int]:
     return found
 
 
-def batches(
-    sentences: Sequence[Sentence], size: int, generator: random.Random
-) -> Iterator[list[Sentence]]:
-    """Yield shuffled batches of sentences of similar length."""
+def batches(sentences: Sequence[Sentence], size: int, generator: random.Random) -> list[list[int]]:
+    """Return shuffled batches of sentences of similar length, by their rows."""
     order = sorted(range(len(sentences)), key=lambda row: (len(sentences[row][0]), row))
     chunks = [order[start : start + size] for start in range(0, len(order), size)]
     generator.shuffle(chunks)
-    for chunk in chunks:
-        yield [sentences[row] for row in chunk]
+    return chunks
 
 
 def targets_of(encoded: Any, tags: Sequence[Sequence[str]], labels: Sequence[str]) -> torch.Tensor:
@@ -102,33 +99,35 @@ def train(
     labels: Sequence[str],
     arguments: argparse.Namespace,
 ) -> None:
-    """Train with AdamW, a linear warm-up and a linear way down to 0."""
+    """Train with AdamW, without decay of biases and norms, as `training_loop.fit` does."""
     decayed = [item for name, item in model.named_parameters() if item.ndim > 1]
     others = [item for name, item in model.named_parameters() if item.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
         lr=arguments.learning_rate,
     )
-    steps = arguments.epochs * -(-len(sentences) // arguments.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_share_of_rate, steps=steps))
+
+    def loss_of(batch: Sequence[int]) -> torch.Tensor:
+        chosen = [sentences[row] for row in batch]
+        encoded = encode(tokenizer, [words for words, _ in chosen])
+        targets = targets_of(encoded, [tags for _, tags in chosen], labels)
+        loss: torch.Tensor = model(**encoded, labels=targets).loss
+        return loss
+
     generator = random.Random(arguments.seed)  # noqa: S311 - the order of batches is no secret
-    started = time.monotonic()
-    for epoch in range(arguments.epochs):
-        model.train()
-        losses = []
-        for batch in batches(sentences, arguments.batch_size, generator):
-            encoded = encode(tokenizer, [words for words, _ in batch])
-            targets = targets_of(encoded, [tags for _, tags in batch], labels)
-            optimizer.zero_grad()
-            loss = model(**encoded, labels=targets).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-        seconds = time.monotonic() - started
-        print(f"epoch {epoch + 1}: loss {np.mean(losses):.4f}, {seconds:.0f} s", flush=True)
-    model.eval()
+    every_batch = [
+        batch
+        for _ in range(arguments.epochs)
+        for batch in batches(sentences, arguments.batch_size, generator)
+    ]
+    training_loop.fit(
+        model,
+        every_batch,
+        loss_of,
+        optimizer,
+        told_every=50,
+        share_of_rate=partial(_share_of_rate, steps=len(every_batch)),
+    )
 
 
 def predict(model: Any, tokenizer: Any, words: Sequence[Sequence[str]]) -> list[list[int]]:

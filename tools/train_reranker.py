@@ -313,7 +313,8 @@ def fit(
         for epoch in range(epochs)
         for batch in batches_by_length(lengths, batch_size, (_SEED, epoch))
     ]
-    training_loop.fit(model, batches, loss_of, learning_rate=learning_rate, told_every=50)
+    optimizer = training_loop.adamw(model, learning_rate)
+    training_loop.fit(model, batches, loss_of, optimizer, told_every=50)
 
 
 def _encoded(tokenizer: Any, rows: Sequence[Row]) -> Any:

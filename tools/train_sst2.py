@@ -200,9 +200,8 @@ def fit(
         for epoch in range(epochs)
         for batch in batches_by_length(lengths, batch_size, (seed, epoch))
     ]
-    training_loop.fit(
-        model, batches, loss_of, learning_rate=learning_rate, told_every=100, fused=True
-    )
+    optimizer = training_loop.adamw(model, learning_rate, fused=True)
+    training_loop.fit(model, batches, loss_of, optimizer, told_every=100)
 
 
 def _encoded(tokenizer: Any, rows: Sequence[Row]) -> Any:

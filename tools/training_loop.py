@@ -1,4 +1,4 @@
-"""The loop by which `train_sst2.py` and `train_reranker.py` train a checkpoint.
+"""The loop by which `train_sst2.py`, `train_reranker.py` and `train_ner.py` train a checkpoint.
 
 Plain PyTorch, as a user of this package would have trained it elsewhere.
 """
@@ -18,22 +18,22 @@ def fit(
     model: Any,
     batches: Sequence[Sequence[int]],
     loss_of: Callable[[Sequence[int]], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
     *,
-    learning_rate: float,
     told_every: int,
-    fused: bool | None = None,
+    share_of_rate: Callable[[int], float] | None = None,
 ) -> None:
-    """Train on the rows of each batch: AdamW, 10% warm-up, then linearly to 0.
+    """Train on the rows of each batch.
 
     `loss_of` gives what the model loses on rows, and the mean of it is printed every `told_every`
-    steps. `fused` is as for AdamW.
+    steps. `share_of_rate` gives the share of the learning rate at a step, counted from 0; left out,
+    it is 10% warm-up, then linearly to 0.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, weight_decay=0.01, fused=fused
-    )
     steps, warmup = len(batches), max(1, len(batches) // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
+        optimizer,
+        share_of_rate
+        or (lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))),
     )
     model.train()
     total = 0.0
@@ -49,6 +49,11 @@ def fit(
             print(f"step {step} of {steps}: loss {total / told_every:.4f}", flush=True)
             total = 0.0
     model.eval()
+
+
+def adamw(model: Any, learning_rate: float, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """Return AdamW over all weights of a model with a weight decay of 0.01; `fused` is as there."""
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=fused)
 
 
 def batches_by_length(
