@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from compressor.data.row_files import Lines, rows_for
 from compressor.data.text_files import text_lines
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
@@ -43,18 +43,44 @@ def read_conll(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
     Raises `EnvironmentMismatch` when the file is missing, `RecipeError` for a line with another
     number of columns than the first one, and for a column that is not there.
     """
-    sentences: list[list[list[str]]] = []
-    lines: list[int] = []
+    names = _columns_of(path)
+    if not names:
+        raise RecipeError(f"{path}: has no rows")
+    chosen = choose_columns(str(path), list(names), required, optional)
+    rows = rows_for(path.stat().st_size, chosen, any_values=True)
+    lines = Lines()
     bad = BadRows()
-    names: dict[str, int] = {}
-    is_open = False
+    for sentence in _sentences(path, bad):
+        lines.add(sentence[0].line)
+        rows.add([[token.fields[names[name]] for token in sentence] for name in chosen])
+    bad.check()
+    if not len(lines):
+        raise RecipeError(f"{path}: has no rows")
+    return Table(str(path), rows.columns(), lines.all(), path.parent)
+
+
+def read_conll_header(path: Path) -> list[str]:
+    """Return the names of the columns, of the first token; none in a file without tokens."""
+    return list(_columns_of(path))
+
+
+def _columns_of(path: Path) -> dict[str, int]:
+    """Return the place of each column of the first token by its names; none without tokens."""
+    first = next((token for token in _tokens(path) if token.fields), None)
+    return {} if first is None else _names(len(first.fields))
+
+
+def _sentences(path: Path, bad: BadRows) -> Iterator[list[_Token]]:
+    """Yield the tokens of each sentence; `bad` gets those that are none."""
+    sentence: list[_Token] = []
+    width = 0
     for token in _tokens(path):
+        width = width or len(token.fields)
         if not token.fields:
-            is_open = False
-            continue
-        names = names or _names(len(token.fields))
-        width = len(sentences[0][0]) if sentences else len(token.fields)
-        if len(token.fields) != width:
+            if sentence:
+                yield sentence
+            sentence = []
+        elif len(token.fields) != width:
             bad.add(
                 f"{path}:{token.line}: has {counted(len(token.fields), 'column')}, the first token "
                 f"of the file has {width}; each line is a word and its tags, between tabs or, in a "
@@ -62,27 +88,10 @@ def read_conll(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
             )
         elif not token.fields[0]:
             bad.add(f"{path}:{token.line}: has no word, only {show(token.fields[-1])}")
-        elif is_open:
-            sentences[-1].append(token.fields)
         else:
-            sentences.append([token.fields])
-            lines.append(token.line)
-            is_open = True
-    bad.check()
-    if not sentences:
-        raise RecipeError(f"{path}: has no rows")
-    chosen = choose_columns(str(path), list(names), required, optional)
-    columns: dict[str, list[Any]] = {
-        name: [[fields[names[name]] for fields in sentence] for sentence in sentences]
-        for name in chosen
-    }
-    return Table(str(path), columns, lines, path.parent)
-
-
-def read_conll_header(path: Path) -> list[str]:
-    """Return the names of the columns, of the first token; none in a file without tokens."""
-    first = next((token for token in _tokens(path) if token.fields), None)
-    return [] if first is None else list(_names(len(first.fields)))
+            sentence.append(token)
+    if sentence:
+        yield sentence
 
 
 def _names(width: int) -> dict[str, int]:

@@ -24,7 +24,7 @@ from compressor.measurements import Score
 from compressor.own_code import OwnFunction
 from compressor.runtime.prompts import Prompted
 from compressor.tasks import Example, Truth
-from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.columns import Columns, Labels, made_of
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.stored_rows import are_stored
@@ -299,14 +299,17 @@ def _each_text(split: Dataset, columns: Columns, prompts: Mapping[str, str | Non
     )
 
 
-def _after(prompt_name: str, examples: Sequence[Example], columns: Columns) -> tuple[Prompted, ...]:
+def _after(prompt_name: str, examples: Sequence[Example], columns: Columns) -> Sequence[Prompted]:
     """Return texts that are read after a prompt; raises `RecipeError` for what has no such."""
     if not columns.reads_prompts:
         raise RecipeError("prompt_name: the task reads no prompts; remove it")
-    texts = [example for example in examples if isinstance(example, str)]
-    if len(texts) != len(examples):
+    if not all(isinstance(example, str) for example in examples):
         raise RecipeError("prompt_name: queries and documents have their own; remove it")
-    return tuple(Prompted(text, prompt_name) for text in texts)
+
+    def prompted(row: int, text: str) -> Prompted:  # noqa: ARG001 - of `made_of`
+        return Prompted(text, prompt_name)
+
+    return made_of(examples, range(len(examples)), prompted)
 
 
 def plan_cuts(given: Container[str], needed: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from compressor.tasks.answers import Gold, GoldAnswer
 from compressor.tasks.columns import Labels, RowKind, TextColumns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.outputs import LabelArray
-from compressor.tasks.ranking import group_numbers
+from compressor.tasks.ranking import groups_by_text
 from compressor.tasks.table import BadRows, Table
 
 _FORM = "{text: [...], answer_start: [...]}, as SQuAD has it, with empty lists for no answer"
@@ -38,8 +38,7 @@ class QuestionColumns(TextColumns):
         group: str | None,  # noqa: ARG002 - a text is told by itself
     ) -> NDArray[np.int64]:
         """Return the questions about one text as a group, so that no cut has it on both sides."""
-        texts = [str(value) for value in table.columns[columns[1]]]
-        return group_numbers(np.array(texts, dtype=object))
+        return groups_by_text(table.columns[columns[1]])
 
     def labels(
         self,

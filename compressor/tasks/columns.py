@@ -24,11 +24,11 @@ from compressor.setting_errors import show
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.pixels import checked_pixels
-from compressor.tasks.ranking import group_numbers
+from compressor.tasks.ranking import groups_by_text
 from compressor.tasks.retrieval import Corpus, Judged, Unfolded, relevance_of, unfold
 from compressor.tasks.sound import StoredSound
 from compressor.tasks.stored_image import StoredImage
-from compressor.tasks.stored_rows import MadeByRow, are_stored
+from compressor.tasks.stored_rows import MadeByRow, PartsByRow, are_stored
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
@@ -173,6 +173,10 @@ class Columns(ABC):
         """
         if not self.parts_texts(inputs):
             return Unfolded(inputs, np.arange(len(inputs)), grades=grades)
+        if are_stored(inputs):  # columns, of which each row has as many
+            width = len(self.texts_apart(inputs[0]))
+            sources = np.repeat(np.arange(len(inputs)), width)
+            return Unfolded(PartsByRow(inputs, self.texts_apart, width), sources, grades=grades)
         parts = [self.texts_apart(example) for example in inputs]
         sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         return Unfolded(tuple(text for part in parts for text in part), sources, grades=grades)
@@ -192,9 +196,8 @@ class TextColumns(Columns):
     ) -> Sequence[Example]:
         """Return texts or pairs of texts; raises `RecipeError` for an empty one."""
         cells = tuple(table.columns[column] for column in columns)
-        stored = MadeByRow(cells, np.asarray(rows, dtype=np.int64), _cells)
         bad = BadRows()
-        for row, values in zip(rows, stored, strict=True):
+        for row, values in zip(rows, cells_of(cells, rows), strict=True):
             for column, value in zip(columns, values, strict=True):
                 problem = text_problem(value)
                 if problem:
@@ -207,6 +210,11 @@ class TextColumns(Columns):
             return tuple(cells[0][row] for row in rows)
         first, second = cells
         return tuple((first[row], second[row]) for row in rows)
+
+
+def cells_of(columns: tuple[Sequence[Any], ...], rows: Sequence[int]) -> Sequence[Any]:
+    """Return what columns hold in `rows`, a tuple each, which is read when it is asked for."""
+    return MadeByRow(columns, np.asarray(rows, dtype=np.int64), _cells)
 
 
 def _cells(row: int, *values: Any) -> Any:  # noqa: ARG001 - of `MadeByRow`
@@ -299,8 +307,7 @@ class SentenceColumns(TextColumns):
         """Return pairs of one query as a group, so that no cut has its documents on both sides."""
         if self.beside != "relevance" or table.judged is not None or len(columns) != 2:
             return None
-        texts = [str(value) for value in table.columns[columns[0]]]
-        return group_numbers(np.array(texts, dtype=object))
+        return groups_by_text(table.columns[columns[0]])
 
     def texts_apart(self, example: Example) -> tuple[Example, ...]:
         """Return each text of a pair."""
@@ -351,15 +358,13 @@ class ScoredColumns(TextColumns):
     ) -> NDArray[np.int64] | None:
         """Return groups by the column `group`, else by the first text of a pair."""
         if group is None:
-            values = table.columns[columns[0]]
-            texts = np.array([str(value) for value in values], dtype=object)
-            return group_numbers(texts) if len(columns) > 1 else None
+            return groups_by_text(table.columns[columns[0]]) if len(columns) > 1 else None
         bad = BadRows()
         for row, value in enumerate(table.columns[group]):
             if value is None or value == "" or value != value:
                 bad.add(f"{table.place(row)}: {group} is missing; every row must have a query")
         bad.check()
-        return group_numbers(np.array([str(value) for value in table.columns[group]], dtype=object))
+        return groups_by_text(table.columns[group])
 
 
 class UnlabelledTextColumns(TextColumns):
@@ -407,7 +412,7 @@ class ImageColumns(Columns):
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
     ) -> Sequence[Example]:
         """Return decoded images; raises `EnvironmentMismatch` for one that is damaged."""
-        images = _made_of(
+        images = made_of(
             table.columns[columns[0]], rows, lambda row, cell: _image(cell, table, row)
         )
         for image in images:
@@ -448,7 +453,7 @@ class SoundColumns(Columns):
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
     ) -> Sequence[Example]:
         """Return sounds, each read once; raises `EnvironmentMismatch` for one that is damaged."""
-        sounds = _made_of(
+        sounds = made_of(
             table.columns[columns[0]], rows, lambda row, cell: _sound(cell, table, row)
         )
         for sound in sounds:
@@ -697,7 +702,7 @@ def _checked_ids(
     return ids
 
 
-def _made_of(
+def made_of(
     values: Sequence[Any], rows: Sequence[int], make: Callable[[int, Any], Made]
 ) -> Sequence[Made]:
     """Return what `make` makes of each row and its cell, again and again where cells are stored."""

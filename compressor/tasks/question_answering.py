@@ -56,7 +56,7 @@ from compressor.tasks.head import ConfigFile, HasShape, require_span
 from compressor.tasks.hiding import Hiding, Part, Piece, ReadText, chunks, hiding_id, log_softmax
 from compressor.tasks.metrics import Metric, UsualDrop, first_over_second, none_of_it
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, told_apart
-from compressor.tasks.ranking import group_numbers
+from compressor.tasks.ranking import groups_by_text
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.text import TextTask
 
@@ -652,8 +652,7 @@ def _score(
         right = {ANSWER_EXACT_MATCH.name: is_exact, ANSWER_F1.name: overlap}[metric]
         pairs = zip(answers, truth.labels, strict=True)
         shares = np.array([right(answer, gold) for answer, gold in pairs], dtype=np.float64)
-    contexts = np.array([texts_of(example)[1] for example in truth.examples], dtype=object)
-    units = group_numbers(contexts)
+    units = groups_by_text([texts_of(example)[1] for example in truth.examples])
     sums = np.stack([np.bincount(units, shares), np.bincount(units)], axis=-1).astype(np.float64)
     value = float(shares.mean())
     return Score(metric, value, len(sums), outcomes, sums=sums, units=units, kept=kept)

@@ -138,17 +138,54 @@ class MadeByRow(ReadByRow[Value]):
     def read(self, rows: Rows) -> list[Value]:
         """Return the examples at `rows`."""
         chosen = self._rows[rows]
-        cells = [
-            column.read(chosen)
-            if isinstance(column, ReadByRow)
-            else [column[row] for row in chosen]
-            for column in self._columns
-        ]
+        cells = [rows_of(column, chosen) for column in self._columns]
         return list(map(self._make, chosen.tolist(), *cells))
 
     def view(self, places: slice) -> Sequence[Value]:
         """Return the examples at `places`."""
         return MadeByRow(self._columns, self._rows[places], self._make)
+
+
+class PartsByRow(ReadByRow[Value]):
+    """The parts of stored values, one after the other; `apart` gives the `width` parts of each.
+
+    Those of value `i` are at `i * width` and behind it; `places`, `(num_parts,)`, say which of all
+    of them these are, all by default.
+    """
+
+    def __init__(
+        self,
+        whole: Sequence[Any],
+        apart: Callable[[Any], Sequence[Value]],
+        width: int,
+        places: Rows | None = None,
+    ) -> None:
+        self._whole = whole
+        self._apart = apart
+        self._width = width
+        self._places = np.arange(len(whole) * width) if places is None else places
+
+    def __len__(self) -> int:
+        """Return the number of parts."""
+        return len(self._places)
+
+    def read(self, rows: Rows) -> list[Value]:
+        """Return the parts at `rows`."""
+        which, part = np.divmod(self._places[rows], self._width)
+        needed, at = np.unique(which, return_inverse=True)
+        values = [self._apart(value) for value in rows_of(self._whole, needed)]
+        return [values[place][own] for place, own in zip(at.tolist(), part.tolist(), strict=True)]
+
+    def view(self, places: slice) -> Sequence[Value]:
+        """Return the parts at `places`."""
+        return PartsByRow(self._whole, self._apart, self._width, self._places[places])
+
+
+def rows_of(values: Sequence[Value], rows: Rows) -> list[Value]:
+    """Return the values at `rows`, none of which is negative, read together where they are."""
+    if isinstance(values, ReadByRow):
+        return values.read(rows)
+    return [values[row] for row in rows.tolist()]
 
 
 def are_stored(*columns: Sequence[Any]) -> bool:

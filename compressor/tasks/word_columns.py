@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.runtime.tags import OUTSIDE, Scheme, SchemeProblem, Tags, read_tags
 from compressor.setting_errors import did_you_mean, show
-from compressor.tasks.columns import Columns, Labels, RowKind
+from compressor.tasks.columns import Columns, Labels, RowKind, cells_of, made_of
 from compressor.tasks.examples import Example, Words
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.table import BadRows, Table
@@ -35,14 +35,14 @@ class WordColumns(Columns):
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
-    ) -> tuple[Example, ...]:
+    ) -> Sequence[Example]:
         """Return the documents in `rows`; raises `RecipeError` for a cell that is none."""
         values, bad = table.columns[columns[0]], BadRows()
-        for row in rows:
-            if (problem := _words_problem(values[row])) is not None:
+        for row, (cell,) in zip(rows, cells_of((values,), rows), strict=True):
+            if (problem := _words_problem(cell)) is not None:
                 bad.add(f"{table.place(row)}: {columns[0]} {problem}")
         bad.check()
-        return tuple(Words(tuple(values[row])) for row in rows)
+        return made_of(values, rows, _document)
 
     def labels(
         self,
@@ -99,6 +99,10 @@ class WordColumns(Columns):
                     f"{verb_for(count, 'is', 'are')} {counted(count, 'word')}; give one tag a word"
                 )
         bad.check()
+
+
+def _document(row: int, cell: Sequence[str]) -> Words:  # noqa: ARG001 - of `made_of`
+    return Words(tuple(cell))
 
 
 def words_problem(words: Sequence[Any]) -> str | None:

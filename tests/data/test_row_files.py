@@ -14,12 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compressor.data import DataSettings, SplitSource, describe_splits, load_splits, row_files
+from compressor.data import (
+    Dataset,
+    DataSettings,
+    SplitSource,
+    describe_splits,
+    load_splits,
+    row_files,
+)
 from compressor.data.readers import read_table
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.tasks.columns import ImageColumns, TextColumns
+from compressor.tasks.columns import Columns, ImageColumns, SentenceColumns, TextColumns
 from compressor.tasks.stored_rows import ReadByRow
 from compressor.tasks.table import Table
+from compressor.tasks.word_columns import WordColumns
 
 Write = Callable[[str, str], Path]
 # What JSON can hold, texts that UTF-8 cannot carry and numbers that no column of integers holds.
@@ -58,8 +66,9 @@ def plain(table: Table) -> dict[str, list[Any]]:
         ("a.jsonl", "".join(json.dumps({"text": value, "label": 1}) + "\n" for value in VALUES)),
         ("a.jsonl", '{"text": "a"}\n\n{"label": "x", "text": "b"}\n'),
         ("a.json", json.dumps([{"text": "a"}, {"text": "b", "label": 0}])),
+        ("a.conll", "\na B-x\nb O\n\n\nc O\n" + "\n".join(f"w{row} O\n" for row in range(8))),
     ],
-    ids=["quoted csv", "csv", "tsv", "any JSON", "missing keys", "JSON array"],
+    ids=["quoted csv", "csv", "tsv", "any JSON", "missing keys", "JSON array", "sentences"],
 )
 def test_text_files_are_read_alike_from_a_file(rows: Switch, write: Write, name: str, text: str):
     source = SplitSource(path=write(name, text))
@@ -156,6 +165,81 @@ def test_splits_of_large_files_are_those_of_small_ones(rows: Switch, write: Writ
         assert split.labels.tolist() == few[name].labels.tolist()
         assert split.rows.tolist() == few[name].rows.tolist()
         assert split.columns == few[name].columns
+
+
+def splits_read(
+    rows: Switch,
+    path: Path,
+    columns: Columns,
+    *,
+    large: bool,
+    prompt_name: str | None = None,
+    **data: Any,
+) -> dict[str, Dataset]:
+    train = {"path": path, **({} if prompt_name is None else {"prompt_name": prompt_name})}
+    settings = DataSettings.model_validate({"train": train, **data})
+    rows.read(SplitSource(path=path), large=large)
+    return load_splits(
+        settings, label_names=("O", "B-x"), columns=columns, needed=("train", "calibration"), seed=3
+    )
+
+
+def same_examples(many: dict[str, Dataset], few: dict[str, Dataset]) -> None:
+    assert describe_splits(many) == describe_splits(few)
+    for name, split in many.items():
+        assert isinstance(split.examples, ReadByRow)
+        assert tuple(split.examples) == few[name].examples
+        places = [place for place in (5, 0, 3, -1) if place < len(split)]
+        assert [split.examples[place] for place in places] == [
+            few[name].examples[place] for place in places
+        ]
+        assert tuple(split.examples[1:7:2]) == few[name].examples[1:7:2]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "conll", "parquet"])
+def test_words_of_a_large_file_are_read_by_row(rows: Switch, tmp_path: Path, kind: str):
+    documents = [
+        {
+            "text": [f"w{row}", *(["more"] * (row % 3))],
+            "label": ["B-x" if row % 2 else "O", *(["O"] * (row % 3))],
+        }
+        for row in range(40)
+    ]
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(documents), path, row_group_size=7)
+    else:
+        pairs = (zip(item["text"], item["label"], strict=True) for item in documents)
+        path.write_text("\n".join("".join(f"{w} {t}\n" for w, t in pair) for pair in pairs))
+    few, many = (splits_read(rows, path, WordColumns(), large=large) for large in (False, True))
+    same_examples(many, few)
+    for name, split in many.items():
+        one, other = split.labels, few[name].labels
+        assert one is not None
+        assert other is not None
+        assert [tags.tolist() for tags in one] == [tags.tolist() for tags in other]
+
+
+@pytest.mark.parametrize("prompt_name", [None, "query"])
+def test_texts_of_pairs_in_a_large_file_are_read_by_row(
+    rows: Switch, write: Write, prompt_name: str | None
+):
+    path = write("a.csv", "text,other\n" + "".join(f"one {k},two {k}\n" for k in range(40)))
+    few, many = (
+        splits_read(
+            rows,
+            path,
+            SentenceColumns(),
+            large=large,
+            prompt_name=prompt_name,
+            text=["text", "other"],
+        )
+        for large in (False, True)
+    )
+    same_examples(many, few)
+    assert len(many["train"]) + len(many["calibration"]) == 80
 
 
 @pytest.mark.parametrize(
