@@ -768,24 +768,40 @@ def _kernel_cell(item: Mapping[str, Any]) -> str:
 
 def doors() -> str:
     """Return the table of programs that open artifacts: how far numbers differ, by task."""
-    results = read_results("doors")
+    about = read_results("doors")["about"]
+    told = (
+        f"<sub>The largest difference of a number (score, probability, logit or part of a vector) "
+        f"on {about['rows']} texts, with the same predictions, of vectors a cosine of 0.99; – "
+        f"where a program has no such task. MiniLM by `quantize_dynamic`; the heads of the last "
+        f"two are random, and that of answers gives large logits. ORTModel and "
+        f"sentence-transformers with transformers 4.57.</sub>"
+    )
+    return _table_of_doors("doors", told)
+
+
+def doors_of_codes() -> str:
+    """Return the same table of artifacts whose tables of words are codes."""
+    return _table_of_doors(
+        "doors-codes",
+        "<sub>MiniLM by `quantize_static` with `embeddings: codes` and `refined_rows`: text "
+        "classification is pruned and distilled, and all others have `biases: in_matmuls`. no: "
+        "without an operator of the graph.</sub>",
+    )
+
+
+def _table_of_doors(name: str, told: str) -> str:
+    results = read_results(name)
     tasks = list(dict.fromkeys(row["task"] for row in results["rows"]))
     lines = [
         f"| program | version | {' | '.join(task.replace('-', ' ') for task in tasks)} |",
         f"|:--|:--|{'--:|' * len(tasks)}",
     ]
-    for name in dict.fromkeys(row["door"] for row in results["rows"]):
-        own = {row["task"]: row for row in results["rows"] if row["door"] == name}
+    for door in dict.fromkeys(row["door"] for row in results["rows"]):
+        own = {row["task"]: row for row in results["rows"] if row["door"] == door}
         version = next((row["version"] for row in own.values() if "version" in row), "–")
         cells = [_door(own.get(task)) for task in tasks]
-        lines.append(f"| {name} | {version.partition('-')[0]} | {' | '.join(cells)} |")
-    told = (
-        f"<sub>The largest difference of a number (score, probability, logit or part of a vector) "
-        f"on {results['about']['rows']} texts, with the same predictions, of vectors a cosine of "
-        f"0.99; – where a program has no such task. MiniLM by `quantize_dynamic`. ORTModel and "
-        f"sentence-transformers with transformers 4.57.</sub>"
-    )
-    return "\n".join([*lines, "", told, "", source("doors", results)])
+        lines.append(f"| {door} | {version.partition('-')[0]} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", told, "", source(name, results)])
 
 
 def _door(row: dict[str, Any] | None) -> str:
@@ -937,6 +953,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "openvino": openvino,
     "openvino_kernels": openvino_kernels,
     "doors": doors,
+    "doors_of_codes": doors_of_codes,
     "cold_start": cold_start,
     "own_speed": own_speed,
     "serving": serving,
