@@ -164,6 +164,8 @@ class QuotingChoice(StrEnum):
 
 def main() -> None:
     """Run the command line; an expected error becomes one message and its exit code."""
+    # Before ONNX Runtime is loaded: the wheels from PyPI report to their maker how they are used.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with memory_as_mismatch():
             app()

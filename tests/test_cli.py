@@ -56,6 +56,16 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("own", "kept"), [(None, "1"), ("0", "0")])
+def test_onnx_runtime_reports_no_usage_unless_it_is_told_to(
+    compress: Compress, monkeypatch: pytest.MonkeyPatch, own: str | None, kept: str
+):
+    environment = {} if own is None else {"ORT_DISABLE_TELEMETRY": own}
+    monkeypatch.setattr(cli.os, "environ", environment)
+    assert compress("--version") == 0
+    assert environment == {"ORT_DISABLE_TELEMETRY": kept}
+
+
 def test_help_names_the_exit_codes(compress: Compress, capsys: pytest.CaptureFixture[str]):
     assert compress("--help") == 0
     assert "5 budget exceeded, 6 budget not proven" in " ".join(capsys.readouterr().out.split())

@@ -70,6 +70,7 @@ _RESULT_VARIABLES = (
     "OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "ONEDNN_", "OPENBLAS_", "ORT_", "TORCH_ALLOW_",
     "TORCH_BLAS_", "TORCH_CUDNN_", "TORCH_LINALG_",
 )  # fmt: skip
+_CHANGES_NOTHING = ("VERBOSE", "TELEMETRY")  # in the name of one that says what is told of a run
 # The features that decide which integer kernels ONNX Runtime picks.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
@@ -136,7 +137,7 @@ def result_variables(environment: Mapping[str, str] = os.environ) -> dict[str, s
     return {
         name: value
         for name, value in sorted(environment.items())
-        if name.startswith(_RESULT_VARIABLES) and "VERBOSE" not in name
+        if name.startswith(_RESULT_VARIABLES) and not any(part in name for part in _CHANGES_NOTHING)
     }
 
 

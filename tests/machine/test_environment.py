@@ -79,6 +79,7 @@ def test_variables_that_change_no_result_are_left_out():
         "MKL_VERBOSE": "1",
         "HF_TOKEN": "secret",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "ORT_DISABLE_TELEMETRY": "1",
     }
     assert result_variables(others) == {}
 
