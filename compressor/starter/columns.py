@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import RecipeError
-from compressor.setting_errors import names_shown
+from compressor.setting_errors import names_shown, show
 from compressor.tasks.columns import RowKind
 from compressor.tasks.label_columns import flag_of
-from compressor.words import few_of
+from compressor.words import counted, few_of
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -53,6 +53,7 @@ _SEARCHED = frozenset(
         ("anchor", "positive"),
     )
 )
+_QUERY_TEXTS = frozenset(first for first, _ in _SEARCHED)
 _NEGATIVE = "negative"  # how columns of texts begin that are not relevant
 _QUESTIONS = ("question", "context")
 _ANSWERS = ("answers", "answer")
@@ -408,6 +409,8 @@ def guess_scores(
     """
     _check_given(name, columns, inputs, label)
     place = f"{name} ({_listing(columns)})"
+    if not inputs:
+        _require_rows_of_pairs(place, columns)
     chosen = tuple(inputs) or _text(place, {k: v for k, v in columns.items() if k != label})
     if len(chosen) > 2:
         raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(chosen)}")
@@ -429,6 +432,29 @@ def guess_scores(
             f"--label COLUMN"
         )
     return Guess(chosen, numbers[0] if numbers else None, group=group)
+
+
+def _require_rows_of_pairs(place: str, columns: Columns) -> None:
+    """Raise `RecipeError` where a row holds several candidates of its query."""
+    lowered = {column.lower(): column for column in columns}
+    queries = [lowered[first] for first, _ in _PAIRS if first in lowered and first in _QUERY_TEXTS]
+    several = [column for column in columns if column.lower().startswith(_NEGATIVE)]
+    are_pairs = any(
+        first in lowered and second in lowered and _is_text(columns[lowered[second]])
+        for first, second in _SEARCHED
+    )
+    if not are_pairs:
+        several += [column for column, values in columns.items() if _are_compound(values)]
+    if queries and several:
+        raise RecipeError(
+            f"{place}: a row holds several candidates of {queries[0]} ({few_of(several)}); write a "
+            f"row for each pair of query and candidate, with a number that says how relevant it is "
+            f"(1 and 0 will do), or give --text twice, for the two columns that are to be read"
+        )
+
+
+def _are_compound(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, list | tuple | dict | np.ndarray) for value in values[:_SAMPLE])
 
 
 def _is_grade(values: Sequence[Any]) -> bool:
@@ -482,6 +508,14 @@ def _names(
 ) -> tuple[str, ...] | None:
     spelling = _spelling(values, labels, names)
     if spelling is None:
+        absent = [place for place, value in enumerate(values) if _is_absent(value)]
+        others = [value for value in values if not _is_absent(value)]
+        if absent and others and _spelling(others, labels, names) is not None:
+            raise RecipeError(
+                f"{name}: column '{column}' holds no label in {counted(len(absent), 'row')}, the "
+                f"first of them the {absent[0] + 1:,}. ({show(values[absent[0]])}); remove these "
+                f"rows"
+            )
         found = sorted({str(value) for value in values})
         raise RecipeError(
             f"{name}: column '{column}' holds {few_of(found)}, the checkpoint's labels are "
@@ -489,6 +523,11 @@ def _names(
             f"by commas, or another --label"
         )
     return spelling or None
+
+
+def _is_absent(value: Any) -> bool:
+    """Return whether a cell says that nobody knows the label, as -1 does in SNLI."""
+    return value is None or value in ("", "-", "-1") or value == -1 or value != value
 
 
 def _spelling(

@@ -233,6 +233,30 @@ def test_scores_need_neither_labels_nor_queries():
     assert guess_scores("rows.csv", words) == Guess(("text",), None)
 
 
+@pytest.mark.parametrize(
+    ("further", "told"),
+    [
+        ({"positive": TEXTS, "negative": TEXTS}, r"several candidates of query \(negative\)"),
+        ({"docs": [["a", "b"]], "labels": [[0, 1]]}, r"candidates of query \(docs, labels\)"),
+        ({"passages": [{"text": ["a"]}]}, r"candidates of query \(passages\)"),
+    ],
+)
+def test_rows_of_several_candidates_are_not_scored_by_halves(
+    further: dict[str, list[Any]], told: str
+):
+    with pytest.raises(RecipeError, match=told):
+        guess_scores("rows", {"query": TEXTS, **further})
+    columns = {"query": TEXTS, "passage": TEXTS, "about": [{"source": "a"}]}
+    assert guess_scores("rows", columns).inputs == ("query", "passage")
+
+
+@pytest.mark.parametrize("absent", [-1, None, ""])
+def test_rows_without_a_label_are_named_where_the_others_have_one(absent: Any):
+    columns = {"text": TEXTS, "label": ["positive", absent, "negative"]}
+    with pytest.raises(RecipeError, match=r"holds no label in 1 row, the first of them the 2\."):
+        guess_columns("rows", columns, LABELS)
+
+
 def test_two_numbers_that_could_be_right_are_an_error():
     columns = {**RANKED, "score": [0.1, 0.2, 0.3]}
     with pytest.raises(RecipeError, match=r"relevance and score could each be .*--label"):
