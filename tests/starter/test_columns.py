@@ -6,25 +6,24 @@ import numpy as np
 import pytest
 
 from compressor.errors import RecipeError
-from compressor.starter.columns import (
-    Asked,
-    Guess,
-    guess_columns,
-    guess_label_sets,
-    guess_questions,
-    guess_scores,
-    guess_sentences,
-    guess_words,
-)
+from compressor.starter.columns import Asked, Guess
 from compressor.starter.columns import guess as guess_rows
+from compressor.tasks.columns import RowKind
 
 LABELS = ("negative", "positive")
 TEXTS = ["a fine film", "two dull hours", "it was quite good"]
 OTHER_TEXTS = ["why was it so", "who made this film", "is it any good"]
 
 
-def guess(columns: dict[str, list[Any]], **given: Any) -> Guess:
-    return guess_columns("rows.csv", columns, LABELS, **given)
+def guess(
+    columns: dict[str, Any],
+    kind: RowKind = "classes",
+    *,
+    labels: tuple[str, ...] = LABELS,
+    name: str = "rows.csv",
+    **given: Any,
+) -> Guess:
+    return guess_rows(kind, name, columns, Asked(labels, **given))
 
 
 @pytest.mark.parametrize(
@@ -132,23 +131,23 @@ def test_a_column_that_is_named_must_be_there(given: dict[str, Any], message: st
 )
 def test_images_are_known_by_their_values(images: list[Any]):
     columns = {"picture": images, "label": [0, 1]}
-    assert guess(columns, is_file=True) == Guess(("picture",), "label")
+    assert guess(columns, "images") == Guess(("picture",), "label")
 
 
 def test_two_columns_of_images_are_an_error():
     columns = {"left": ["a.png"], "right": ["b.png"], "label": [0]}
     with pytest.raises(RecipeError, match="left and right could each be the image"):
-        guess(columns, is_file=True)
+        guess(columns, "images")
 
 
 def test_pairs_of_sentences_and_their_grade_are_known_by_name():
     columns = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], "score": ["4.2", "0", "3"]}
-    assert guess_sentences("rows.csv", columns) == Guess(("sentence1", "sentence2"), "score")
+    assert guess(columns, "sentences") == Guess(("sentence1", "sentence2"), "score")
 
 
 def test_one_column_of_texts_needs_no_other_whatever_else_there_is():
     columns = {"text": TEXTS, "label": ["a", "b", "c"], "id": [1, 2, 3]}
-    assert guess_sentences("rows.csv", columns) == Guess(("text",), None)
+    assert guess(columns, "sentences") == Guess(("text",), None)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_a_grade_that_cannot_be_told_is_an_error(
 ):
     columns = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], **more}
     with pytest.raises(RecipeError, match=message):
-        guess_sentences("rows.csv", columns, **given)
+        guess(columns, "sentences", **given)
 
 
 TAGS = ("O", "B-PER", "I-PER")
@@ -174,7 +173,7 @@ TAGGED = [["B-PER", "I-PER"], ["O"]]
 
 
 def words(columns: dict[str, list[Any]], **given: Any) -> Guess:
-    return guess_words("dev.conll", columns, TAGS, **given)
+    return guess(columns, "words", labels=TAGS, name="dev.conll", **given)
 
 
 def test_lists_of_words_and_of_tags_are_found():
@@ -223,14 +222,14 @@ RANKED = {
 
 
 def test_of_scores_the_pair_the_number_and_the_query_are_found():
-    found = guess_scores("rows.csv", RANKED)
+    found = guess(RANKED, "scores")
     assert found == Guess(("query", "passage"), "relevance", group="query_id")
 
 
 def test_scores_need_neither_labels_nor_queries():
-    assert guess_scores("rows.csv", {"text": TEXTS}) == Guess(("text",), None)
+    assert guess({"text": TEXTS}, "scores") == Guess(("text",), None)
     words = {"text": TEXTS, "label": ["good", "bad", "good"]}
-    assert guess_scores("rows.csv", words) == Guess(("text",), None)
+    assert guess(words, "scores") == Guess(("text",), None)
 
 
 @pytest.mark.parametrize(
@@ -245,44 +244,44 @@ def test_rows_of_several_candidates_are_not_scored_by_halves(
     further: dict[str, list[Any]], told: str
 ):
     with pytest.raises(RecipeError, match=told):
-        guess_scores("rows", {"query": TEXTS, **further})
+        guess({"query": TEXTS, **further}, kind="scores")
     columns = {"query": TEXTS, "passage": TEXTS, "about": [{"source": "a"}]}
-    assert guess_scores("rows", columns).inputs == ("query", "passage")
+    assert guess(columns, kind="scores").inputs == ("query", "passage")
 
 
 @pytest.mark.parametrize("absent", [-1, None, ""])
 def test_rows_without_a_label_are_named_where_the_others_have_one(absent: Any):
     columns = {"text": TEXTS, "label": ["positive", absent, "negative"]}
     with pytest.raises(RecipeError, match=r"holds no label in 1 row, the first of them the 2\."):
-        guess_columns("rows", columns, LABELS)
+        guess(columns)
 
 
 def test_two_numbers_that_could_be_right_are_an_error():
     columns = {**RANKED, "score": [0.1, 0.2, 0.3]}
     with pytest.raises(RecipeError, match=r"relevance and score could each be .*--label"):
-        guess_scores("rows.csv", columns)
-    assert guess_scores("rows.csv", columns, label="score").label == "score"
+        guess(columns, "scores")
+    assert guess(columns, "scores", label="score").label == "score"
 
 
 def test_a_label_of_scores_that_is_no_number_is_refused():
     with pytest.raises(RecipeError, match="a number, the higher the better, and 'passage'"):
-        guess_scores("rows.csv", RANKED, inputs=("query",), label="passage")
+        guess(RANKED, "scores", inputs=("query",), label="passage")
 
 
 SETS = {"id": [7, 8, 9], "text": TEXTS, "labels": [["a"], [], ["a", "b"]]}
 
 
 def test_lists_of_labels_are_found():
-    assert guess_label_sets("rows.jsonl", SETS) == Guess(("text",), "labels")
-    named = guess_label_sets("rows.jsonl", SETS, label_names=("x", "y"))
+    assert guess(SETS, "label sets", labels=()) == Guess(("text",), "labels")
+    named = guess(SETS, "label sets", labels=(), label_names=("x", "y"))
     assert named.label_names == ("x", "y")
-    assert guess_label_sets("rows.csv", {"text": TEXTS}) == Guess(("text",), None)
+    assert guess({"text": TEXTS}, "label sets", labels=()) == Guess(("text",), None)
 
 
 def test_a_label_that_is_no_list_is_none_of_several():
     columns = {"text": TEXTS, "labels": ["a", "b", "a"]}
     with pytest.raises(RecipeError, match="no column holds lists of labels"):
-        guess_label_sets("rows.csv", columns)
+        guess(columns, "label sets", labels=())
 
 
 def test_two_columns_of_lists_of_labels_are_an_error():
@@ -290,8 +289,8 @@ def test_two_columns_of_lists_of_labels_are_an_error():
     with pytest.raises(
         RecipeError, match="first and second could each be the labels; give --label"
     ):
-        guess_label_sets("rows.jsonl", columns)
-    assert guess_label_sets("rows.jsonl", columns, label="second").label == "second"
+        guess(columns, "label sets", labels=())
+    assert guess(columns, "label sets", labels=(), label="second").label == "second"
 
 
 ASKED = {"id": ["a", "b"], "Question": TEXTS[:2], "context": TEXTS[1:3], "title": ["x", "y"]}
@@ -299,12 +298,12 @@ ANSWERS = [{"text": ["it"], "answer_start": [0]}, {"text": [], "answer_start": [
 
 
 def test_questions_contexts_and_answers_are_found_by_their_names():
-    assert guess_questions("dev.jsonl", ASKED) == Guess(("Question", "context"), None)
+    assert guess(ASKED, "answers", name="dev.jsonl") == Guess(("Question", "context"), None)
     answered = {**ASKED, "answers": ANSWERS}
-    assert guess_questions("dev.jsonl", answered) == Guess(("Question", "context"), "answers")
-    found = guess_questions("dev.jsonl", {**answered, "gold": ANSWERS}, label="gold")
+    assert guess(answered, "answers", name="dev.jsonl") == Guess(("Question", "context"), "answers")
+    found = guess({**answered, "gold": ANSWERS}, "answers", name="dev.jsonl", label="gold")
     assert found.label == "gold"
-    found = guess_questions("dev.jsonl", answered, inputs=("Question", "title"))
+    found = guess(answered, "answers", name="dev.jsonl", inputs=("Question", "title"))
     assert found == Guess(("Question", "title"), "answers")
 
 
@@ -321,12 +320,12 @@ def test_columns_of_questions_that_cannot_be_told_are_an_error(
     columns: dict[str, Any], given: dict[str, Any], message: str
 ):
     with pytest.raises(RecipeError, match=message):
-        guess_questions("dev.jsonl", columns, **given)
+        guess(columns, "answers", name="dev.jsonl", **given)
 
 
 def test_images_to_make_vectors_of_need_no_label():
     columns = {"picture": ["a.png", "b.png"], "label": ["cat", "dog"]}
-    found = guess_rows("unlabelled images", "rows.csv", columns, Asked())
+    found = guess(columns, "unlabelled images")
     assert found == Guess(("picture",), None)
 
 
