@@ -1,14 +1,16 @@
 """Measure how much memory a run takes for few and for many rows.
 
-Writes made-up rows of about ten tokens, csv, JSON lines or parquet, and reads them as the train
-split of a tiny random classifier, in a process of its own for each number of rows. There the split
-is read and described as a run does it, tokenized, evaluated in ONNX Runtime to its last row,
-trained on for some steps of a shuffled epoch, and calibrated on. Prints the peak of each part above
-what was resident before the first, as Linux counts it (VmHWM, pages of files in maps included), and
-seconds. Fails when the largest peaks of the fewest and of the most rows differ by more than
-150 MB. The cache begins empty.
+Writes made-up rows of about ten tokens, csv, JSON lines or parquet, or with `--words` lists of
+words and of tags, and reads them as the train split of a tiny random model, in a process of its
+own for each number of rows. There the split is read and described as a run does it, tokenized,
+evaluated in ONNX Runtime (to its last row; of words the first 9,000), trained on for some steps of
+a shuffled epoch, and calibrated on. Prints the peak of each part above what was resident before
+the first, as Linux counts it (VmHWM, pages of files in maps included), and seconds. Fails when the
+largest peaks of the fewest and of the most rows differ by more than 150 MB. The cache begins
+empty.
 
-Usage: tools/data_memory.py [--rows N N ...] [--format csv|jsonl|parquet] [--output FILE]
+Usage: tools/data_memory.py [--rows N N ...] [--format csv|jsonl|parquet] [--words]
+           [--output FILE]
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,8 @@ SHAPE: dict[str, Any] = {
 }
 STEPS = 200
 CALIBRATION_ROWS = 512
+TAGS = ("O", "B-PER", "I-PER")
+JUDGED_DOCUMENTS = 9_000  # what a model says of each of their tokens is kept until it is scored
 _AT_ONCE = 50_000  # rows
 
 
@@ -64,17 +69,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 2_000_000])
     parser.add_argument("--format", choices=("csv", "jsonl", "parquet"), default="csv")
+    parser.add_argument("--words", action="store_true", help="rows are words with a tag each")
     parser.add_argument("--output", type=Path, help="results file to write")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a measuring process
     arguments = parser.parse_args()
+    if arguments.words and arguments.format == "csv":
+        parser.error("--words: lists of words lie in jsonl or parquet; give --format")
     if arguments.folder is not None:
         print(json.dumps(measure(arguments.folder, arguments.rows[0], arguments.format)))
         return 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        random_checkpoint(folder / "checkpoint", SHAPE)
+        made: dict[str, Any] = {}
+        if arguments.words:
+            made = {"head": "TokenClassification", "labels": TAGS}
+        random_checkpoint(folder / "checkpoint", SHAPE, **made)
         export_onnx(load_checkpoint(folder / "checkpoint"), folder / "model.onnx", threads=1)
-        found = {rows: _in_own_process(folder, rows, arguments.format) for rows in arguments.rows}
+        found = {rows: _in_own_process(folder, rows, arguments) for rows in arguments.rows}
     for rows, parts in found.items():
         print(f"{rows:,} rows")
         for name, item in parts.items():
@@ -98,9 +109,15 @@ def main() -> int:
     return int(difference > MOST_MB)
 
 
-def _in_own_process(folder: Path, rows: int, file_format: str) -> dict[str, dict[str, float]]:
-    write_rows(folder / f"rows.{file_format}", rows)
-    given = ["--folder", str(folder), "--rows", str(rows), "--format", file_format]
+def _in_own_process(
+    folder: Path, rows: int, arguments: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    path = folder / f"rows.{arguments.format}"
+    if arguments.words:
+        write_words(path, rows)
+    else:
+        write_rows(path, rows)
+    given = ["--folder", str(folder), "--rows", str(rows), "--format", arguments.format]
     cache = {"COMPRESSOR_CACHE": str(folder / f"cache-{rows}")}
     done = subprocess.run(
         [sys.executable, __file__, *given],
@@ -141,11 +158,36 @@ def write_rows(path: Path, count: int) -> None:
         writer.close()
 
 
+def write_words(path: Path, count: int) -> None:
+    """Write made-up documents of 4 to 12 words that the tokenizer knows, with tags."""
+    random = np.random.default_rng(0)
+    words = np.array([f"w{index}" for index in range(SHAPE["vocab_size"] - len(SPECIAL))])
+    schema = pa.schema([(name, pa.list_(pa.string())) for name in ("text", "label")])
+    writer = pq.ParquetWriter(path, schema) if path.suffix == ".parquet" else None
+    with path.open("a" if writer else "w", encoding="utf-8") as stream:
+        for start in range(0, count, _AT_ONCE):
+            ends = random.integers(4, 13, size=min(_AT_ONCE, count - start)).tolist()
+            documents = [
+                {
+                    "text": random.choice(words, size=end).tolist(),
+                    "label": random.choice(np.array(TAGS[:2]), size=end).tolist(),
+                }
+                for end in ends
+            ]
+            if writer is not None:
+                writer.write_table(pa.Table.from_pylist(documents, schema=schema))
+            else:
+                stream.writelines(json.dumps(document) + "\n" for document in documents)
+    if writer is not None:
+        writer.close()
+
+
 def measure(folder: Path, num_rows: int, file_format: str) -> dict[str, dict[str, float]]:
     """Do once what a run does with its rows, and return peak and seconds of each part."""
     model = load_checkpoint(folder / "checkpoint")
     graph = OnnxModel(folder / "model.onnx", threads=1)
     task, preprocessor = model.task, model.preprocessor
+    metric = task.metrics[0].name
     settings = DataSettings(train=SplitSource(path=folder / f"rows.{file_format}"))
     found: dict[str, dict[str, float]] = {}
     graph.predict(task.encode(preprocessor, ["w1 w2"]))  # opens it
@@ -164,7 +206,7 @@ def measure(folder: Path, num_rows: int, file_format: str) -> dict[str, dict[str
         splits = load_splits(
             settings,
             label_names=model.labels,
-            columns=task.columns("accuracy"),
+            columns=task.columns(metric),
             needed=("train", "calibration"),
             seed=0,
         )
@@ -175,7 +217,17 @@ def measure(folder: Path, num_rows: int, file_format: str) -> dict[str, dict[str
     train = splits["train"]
     assert len(train) + CALIBRATION_ROWS == num_rows
     part("tokenize", lambda: encoded(task, preprocessor, train))
-    part("evaluate", lambda: evaluate(graph, task, preprocessor, train, "accuracy"))
+    judged = (
+        train
+        if task.per_token is False
+        else replace(
+            train,
+            examples=train.examples[:JUDGED_DOCUMENTS],
+            labels=None if train.labels is None else train.labels[:JUDGED_DOCUMENTS],
+            rows=train.rows[:JUDGED_DOCUMENTS],
+        )
+    )
+    part("evaluate", lambda: evaluate(graph, task, preprocessor, judged, metric))
     with tempfile.TemporaryDirectory() as place:
         lent = context(model, Path(place), splits["calibration"])
         static = QuantizeStatic.model_validate({"min_elements": 0, "rows": CALIBRATION_ROWS})

@@ -37,8 +37,14 @@ def subjects(folder: Path, checkpoint: Path | None, sizes: Sequence[str]) -> dic
     return found
 
 
-def random_checkpoint(folder: Path, shape: dict[str, Any]) -> None:
-    """Write a random BERT classifier and a tokenizer of made-up words."""
+def random_checkpoint(
+    folder: Path,
+    shape: dict[str, Any],
+    *,
+    head: str = "SequenceClassification",
+    labels: Sequence[str] = ("no", "yes"),
+) -> None:
+    """Write a random BERT with a head of transformers' and a tokenizer of made-up words."""
     words = [*SPECIAL, *(f"w{index}" for index in range(shape["vocab_size"] - len(SPECIAL)))]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL[1]))
@@ -56,9 +62,10 @@ def random_checkpoint(folder: Path, shape: dict[str, Any]) -> None:
     made = transformers.PreTrainedTokenizerFast(**settings)
     made.save_pretrained(folder)
     torch.manual_seed(SEED)
-    labels: dict[str, Any] = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
-    config = transformers.BertConfig(**labels, **shape)
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    names = dict(enumerate(labels))
+    ids = {name: label for label, name in names.items()}
+    config = transformers.BertConfig(id2label=names, label2id=ids, **shape)
+    getattr(transformers, f"BertFor{head}")(config).save_pretrained(folder)
 
 
 def texts_for(model: TorchModel) -> list[str]:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class EncodedSplit(ABC):
 class EncodedWhenRead(EncodedSplit):
     """Rows that are encoded each time they are read, such as images."""
 
-    @property
+    @cached_property
     def counts(self) -> Counts | None:
         """Return `Task.token_counts` of all examples."""
         return self.task.token_counts(self.preprocessor, self.dataset.examples)

@@ -7,7 +7,7 @@ which overlap (`windows.py`): nothing is cut off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -167,23 +167,41 @@ class _Encoded:
 def _read(tokenizer: Any, examples: Sequence[Example]) -> list[_Encoded]:
     """Return the documents whole, however long."""
     found: dict[int, _Encoded] = {}
-    for is_split in (False, True):
-        places = [at for at, item in enumerate(examples) if isinstance(item, Words) == is_split]
-        if not places:
-            continue
-        before = before_words(tokenizer) if is_split else ""
-        encoded = tokenizer(
-            [_given(examples[at], before) for at in places],
-            is_split_into_words=is_split,
-            return_offsets_mapping=True,
-            verbose=False,  # that one is longer than the model reads is no news
-        )
+    for given in _given_alike(tokenizer, examples):
+        encoded = given.tokenized(tokenizer, return_offsets_mapping=True)
         offsets = encoded.pop("offset_mapping")
-        for row, at in enumerate(places):
+        for row, at in enumerate(given.places):
             inputs = {name: np.array(rows[row], np.int64) for name, rows in encoded.items()}
             pieces = _Pieces(encoded.sequence_ids(row), encoded.word_ids(row), offsets[row])
-            found[at] = _document(tokenizer, examples[at], inputs, pieces, len(before))
+            found[at] = _document(tokenizer, examples[at], inputs, pieces, len(given.before))
     return [found[at] for at in range(len(examples))]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Documents that are given in one way, as texts or word by word, and their places."""
+
+    places: list[int]
+    documents: list[str | list[str]]
+    is_split: bool
+    before: str  # what stands before each word
+
+    def tokenized(self, tokenizer: Any, **asked: bool) -> Any:
+        """Return what a tokenizer says of them, whole."""
+        return tokenizer(
+            self.documents,
+            is_split_into_words=self.is_split,
+            verbose=False,  # that one is longer than the model reads is no news
+            **asked,
+        )
+
+
+def _given_alike(tokenizer: Any, examples: Sequence[Example]) -> Iterator[_Given]:
+    for is_split in (False, True):
+        places = [at for at, item in enumerate(examples) if isinstance(item, Words) == is_split]
+        if places:
+            before = before_words(tokenizer) if is_split else ""
+            yield _Given(places, [_given(examples[at], before) for at in places], is_split, before)
 
 
 class _Pieces(NamedTuple):
@@ -277,9 +295,13 @@ def encode_documents(
 
 def count_tokens(tokenizer: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
     """Return how many tokens each document has, special tokens included, in however many rows."""
-    return np.array(
-        [len(item.inputs["input_ids"]) for item in _read(tokenizer, examples)], dtype=np.int64
-    )
+    counts = np.zeros(len(examples), dtype=np.int64)
+    for given in _given_alike(tokenizer, examples):
+        encoded = given.tokenized(
+            tokenizer, return_attention_mask=False, return_token_type_ids=False
+        )
+        counts[given.places] = [len(ids) for ids in encoded["input_ids"]]
+    return counts
 
 
 def _padded(

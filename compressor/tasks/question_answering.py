@@ -340,7 +340,7 @@ class QuestionAnswering(TextTask):
         [found] = _logits(outputs).answers()
         return found or _NOTHING
 
-    def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+    def counted_at_once(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each question has with its whole context."""
         return count_question_tokens(preprocessor, examples)
 

@@ -327,10 +327,12 @@ class SentenceEmbedding(VectorTask, TextTask):
         prompts = prompts_of(preprocessor)
         return super().encode(preprocessor, [prompts.read(example) for example in examples])
 
-    def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+    def counted_at_once(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each text has with its prompt, before it is cut."""
         prompts = prompts_of(preprocessor)
-        return super().token_counts(preprocessor, [prompts.read(example) for example in examples])
+        return super().counted_at_once(
+            preprocessor, [prompts.read(example) for example in examples]
+        )
 
     def tokenizes(self, preprocessor: Any) -> str | None:
         """Return what the tokens depend on, the prompts among it."""

@@ -101,9 +101,24 @@ class TextTask(Task):
         return np.concatenate(
             [
                 np.zeros(0, dtype=np.int64),
-                *(_counts(preprocessor, examples[start : start + _AT_ONCE]) for start in starts),
+                *(
+                    self.counted_at_once(preprocessor, examples[start : start + _AT_ONCE])
+                    for start in starts
+                ),
             ]
         )
+
+    def counted_at_once(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """Return `token_counts` of some thousands of examples, which are tokenized together."""
+        encoded = preprocessor(
+            [first_text(item) for item in examples],
+            _pairs(examples),
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # that it is longer than the model reads is the question
+        )
+        return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
 
     def tokenizes(self, preprocessor: Any) -> str | None:
         """Return the tokenizer's own content and settings where tokens are kept.
@@ -267,18 +282,6 @@ def _hidden(
 def _pairs(examples: Sequence[Example]) -> list[str] | None:
     """Return the second texts of pairs, None of single texts."""
     return [str(item[1]) for item in map(texts_of, examples) if len(item) > 1] or None
-
-
-def _counts(preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
-    encoded = preprocessor(
-        [first_text(item) for item in examples],
-        _pairs(examples),
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # that it is longer than the model reads is the question
-    )
-    return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
 
 
 def _without_padding(

@@ -359,7 +359,7 @@ class TokenClassification(TextTask):
         rows = _logits(outputs).per_example()
         return np.array([log_probabilities(row[places], tags[places]).sum() for row in rows])
 
-    def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+    def counted_at_once(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each whole document has, special tokens included."""
         return count_tokens(preprocessor, examples)
 
