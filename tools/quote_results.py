@@ -16,6 +16,7 @@ import os.path
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ TASK_RECIPES = ("ner-pii", "reranker")
 FURTHER_SEEDS = {
     "ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2"),
     "reranker": ("reranker-seed-1", "reranker-seed-2"),
+    "minilm-embeddings-distilled": ("minilm-embeddings-distilled-seed-1",),
 }
 EMBEDDING_RECIPES = (
     "minilm-embeddings",
@@ -267,8 +269,8 @@ def embeddings() -> str:
         if not (FOLDER / f"{name}.json").is_file():
             continue
         results = read_results(name)
-        rows = results["rows"]
-        sources.append(source(name, results))
+        rows = rows_of_seeds(name)
+        sources += sources_of_seeds(name)
         found = [row["recall@10"] for row in rows]
         kept = [each["original_index"] / each["original"] for each in found]
         ratios = [
@@ -675,9 +677,9 @@ def processes() -> str:
     return "\n".join([*lines, "", source("processes", results)])
 
 
-def data_memory() -> str:
+def data_memory(name: str = "data-memory") -> str:
     """Return the table of peak memory by rows."""
-    results = read_results("data-memory")
+    results = read_results(name)
     counts = sorted({row["rows"] for row in results["rows"]})
     peaks = {(row["part"], row["rows"]): row["peak_mb"] for row in results["rows"]}
     parts = list(dict.fromkeys(row["part"] for row in results["rows"]))
@@ -689,7 +691,7 @@ def data_memory() -> str:
         own = " | ".join(f"{peaks[part, count]:.0f}" for count in counts)
         lines.append(f"| {part} | {own} |")
     lines += ["", f"The largest differ by {results['about']['difference_mb']} MB.", ""]
-    return "\n".join([*lines, source("data-memory", results)])
+    return "\n".join([*lines, source(name, results)])
 
 
 def openvino() -> str:
@@ -968,6 +970,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "processes": processes,
     "simulated_cost": simulated_cost,
     "data_memory": data_memory,
+    "data_memory_words": partial(data_memory, "data-memory-words"),
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,

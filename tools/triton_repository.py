@@ -26,7 +26,7 @@ from compressor.artifact import MODEL, read_manifest, verify_artifact
 from compressor.errors import EnvironmentMismatch
 from compressor.onnx_graph.onnx_file import load_graph
 
-_TYPES = {
+_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "TYPE_FP32",
     TensorProto.FLOAT16: "TYPE_FP16",
     TensorProto.INT8: "TYPE_INT8",
