@@ -274,6 +274,10 @@ def _to_ship(value: Any) -> Any:
 
 
 def _lies_here(text: str) -> bool:
-    """Return whether a text is a path into a folder of this machine, as no label or pattern is."""
-    folder = Path(text).parent
-    return Path(text).is_absolute() and folder.parent != folder and folder.is_dir()
+    """Return whether a text is a path into a folder of this machine, as no label or pattern is.
+
+    Of the folder itself the first part has to be there: that of `output` may be made by the run, or
+    never, where --output names another one.
+    """
+    path = Path(text)
+    return path.is_absolute() and len(path.parents) > 1 and path.parents[-2].is_dir()
