@@ -2,7 +2,7 @@
 """Put a service of each artifact under load, and say how many requests it answers and how fast.
 
     tools/load_test.py ARTIFACT [...] [--texts FILE] [--clients 1 8 64] [--seconds 10] [--json FILE]
-    tools/load_test.py ARTIFACT --hand-over 60 --hostile 10000 [--json FILE]
+    tools/load_test.py ARTIFACT --hand-over 60 --hostile 10000 --soak 240 [--json FILE]
 
 Each ARTIFACT is NAME=FOLDER, or a folder; the first is what the others are compared with. Requests
 of one text each, out of `--texts` (a text a line), are sent by wrk, which has to be installed, over
@@ -11,7 +11,9 @@ loads the first for so many seconds, and lets another take over the socket from 
 while clients that connect for each request go on; it fails when one request is lost. `--hostile`
 sends so many requests that no client should send to every path that takes one, and fails on an
 answer of 500, a hang or a crash, where a right request is answered otherwise afterwards, and where
-a word of a request is logged.
+a word of a request is logged. `--soak` sends requests of up to 16 texts of all lengths for so many
+seconds, and fails where one is lost, or where the service takes more memory in the last quarter of
+that time than a twentieth above what it took in the third.
 """
 
 from __future__ import annotations
@@ -77,6 +79,9 @@ PATIENCE = 3.0  # seconds without an answer until a client closes its side
 ENDS = 0.95  # of the clients do that; the others wait until the service ends the connection
 WORD = "zyzzyva"  # stands in hostile requests, and must not be logged
 CLIENTS = 4  # that connect for each request, while one process takes over from another
+SAMPLES = 40  # of memory, while a service is soaked
+MOST_TEXTS, MOST_WORDS = 16, 400  # of a request, and of one of its texts
+GROWTH = 1.05  # that the memory of the last quarter may show over the third
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,55 @@ def hand_over(name: str, folder: Path, seconds: float, workers: int) -> dict[str
         "slowest_s": round(slowest, 2),
         "memory_mb": memory,
         "passed": set(answers) == {"200"},
+    }
+
+
+def soak(name: str, folder: Path, seconds: float, workers: int) -> dict[str, Any]:
+    """Send requests of all sizes for a while, and return how much memory the service took."""
+    example = example_of(folder)
+    words = " ".join(TEXTS).split()
+    is_done = threading.Event()
+    answers: Counter[str] = Counter()
+
+    def sized(draw: random.Random, value: Any) -> Any:
+        """Return an example with texts of any length in place of its own."""
+        if isinstance(value, Mapping):
+            return {key: sized(draw, item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [sized(draw, item) for item in value]
+        if " " not in value:  # a picture or a sound
+            return value
+        mask = ["[MASK]"] if "[MASK]" in value else []
+        return " ".join([*mask, *draw.choices(words, k=draw.randint(1, MOST_WORDS))])
+
+    def client(number: int) -> None:
+        draw = random.Random(number)  # noqa: S311 - the same requests in every run
+        while not is_done.is_set():
+            texts = [sized(draw, example) for _ in range(draw.randint(1, MOST_TEXTS))]
+            status, _ = post(server.port, json.dumps({"inputs": texts}).encode())
+            answers[str(status)] += 1
+
+    memory: list[float] = []
+    with serving(name, folder, workers) as server, ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(client, number) for number in range(CLIENTS)]
+        try:
+            for _ in range(SAMPLES):
+                time.sleep(seconds / SAMPLES)
+                memory.append(round(server.rss_mb, 1))
+        finally:
+            is_done.set()
+        for item in clients:
+            item.result()
+    quarter = SAMPLES // 4
+    third, last = max(memory[-2 * quarter : -quarter]), max(memory[-quarter:])
+    return {
+        "what": "soak",
+        "artifact": name,
+        "seconds": round(seconds),
+        "requests": answers.total(),
+        "answers": dict(sorted(answers.items())),
+        "memory_mb": memory,
+        "passed": set(answers) == {"200"} and last <= GROWTH * third,
     }
 
 
@@ -571,6 +625,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="batches at a time")
     parser.add_argument("--hand-over", type=int, metavar="SECONDS")
     parser.add_argument("--hostile", type=int, metavar="REQUESTS")
+    parser.add_argument("--soak", type=int, metavar="SECONDS")
     parser.add_argument("--json", type=Path, help="results file to write")
     arguments = parser.parse_args()
     artifacts = []
@@ -579,7 +634,11 @@ def main() -> int:
         artifacts.append((name or Path(folder).resolve().parent.name, Path(folder)))
     tried = [
         (kind, amount)
-        for kind, amount in ((hand_over, arguments.hand_over), (hostile, arguments.hostile))
+        for kind, amount in (
+            (hand_over, arguments.hand_over),
+            (hostile, arguments.hostile),
+            (soak, arguments.soak),
+        )
         if amount is not None
     ]
     if not tried:
