@@ -8,6 +8,7 @@ from compressor.data.check import (
     most_rows,
 )
 from compressor.data.describe import describe_splits, fingerprint, rows_as_json
+from compressor.data.repeats import repeated
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import (
     CALIBRATION_ROWS,
@@ -37,5 +38,6 @@ __all__ = [
     "load_splits",
     "most_rows",
     "plan_cuts",
+    "repeated",
     "rows_as_json",
 ]

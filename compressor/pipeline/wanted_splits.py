@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
-from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, load_splits
+from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, load_splits, repeated
 from compressor.errors import RecipeError
 from compressor.recipe.recipe import Recipe
 from compressor.tasks import Task, find_metric
@@ -59,6 +59,7 @@ def read_splits(
     untunable = told.untunable(splits["search"].truth()) if "search" in splits else None
     mistakes = [] if untunable is None else [f"model.thresholds: {untunable}"]
     mistakes += [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
+    mistakes += _copies(splits)
     mistakes += _unfit_labels(recipe, task, splits.get("train"))
     mistakes += _unlabelled_calibration(recipe, splits.get("calibration"))
     num_rows = {name: len(split.examples) for name, split in splits.items()}
@@ -86,6 +87,15 @@ def read_splits(
 
 def _unscorable(split: Dataset, task: Task, metric: str) -> str | None:
     return task.unscorable(metric, split.truth())
+
+
+def _copies(splits: Mapping[str, Dataset]) -> Iterator[str]:
+    """Yield a mistake where rows that shall prove something are copies of others."""
+    if (split := splits.get("certification")) is None:
+        return
+    others = {name: splits[name] for name in ("search", "train") if name in splits}
+    if (why := repeated(split, others)) is not None:
+        yield f"data.certification: {why}"
 
 
 def _unfit_labels(recipe: Recipe, task: Task, train: Dataset | None) -> Iterator[str]:

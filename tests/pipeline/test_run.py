@@ -20,6 +20,7 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from conftest import BAD, GOOD, NEUTRAL
 from tokenizers import Tokenizer
 
 import compressor
@@ -83,6 +84,29 @@ def base(tiny_bert_dir: Path, self_labelled: Dataset, tmp_path_factory: Any) -> 
     }
 
 
+def other_texts(model: TorchModel) -> Dataset:
+    """Return some 300 texts that are no others' copies, labelled with a model's predictions."""
+    random = np.random.default_rng(1)
+    words = (*GOOD, *BAD, *NEUTRAL)
+    drawn = [" ".join(random.choice(words, size)) for size in range(2, 12) for _ in range(32)]
+    texts = tuple(dict.fromkeys(drawn))
+    rows = Dataset("train", texts, None, np.arange(len(texts)), "generated")
+    logits = predict_outputs(model, model.task, model.preprocessor, rows).numbers
+    return dataclasses.replace(rows, labels=logits.argmax(axis=1))
+
+
+def some(rows: Dataset, positions: Any) -> Dataset:
+    assert rows.labels is not None
+    examples = tuple(rows.examples[place] for place in positions)
+    return dataclasses.replace(rows, examples=examples, labels=rows.labels[positions])
+
+
+@pytest.fixture(scope="session")
+def unseen(tiny_bert_dir: Path) -> Dataset:
+    """Return 48 texts beside those of `self_labelled`, labelled in the same way."""
+    return some(other_texts(compressor.load_checkpoint(tiny_bert_dir)), np.arange(48))
+
+
 @pytest.fixture(scope="module")
 def balanced(base: dict[str, Any], text_dataset: Dataset, tmp_path_factory: Any) -> dict[str, Any]:
     """Return a recipe over a tiny BERT that gives each label to half of the texts.
@@ -99,9 +123,12 @@ def balanced(base: dict[str, Any], text_dataset: Dataset, tmp_path_factory: Any)
     predictions = logits.argmax(axis=1)
     assert np.bincount(predictions).tolist() == [24, 24]
     self_labelled = dataclasses.replace(text_dataset, labels=predictions)
+    others = other_texts(model)
+    halves = [np.flatnonzero(others.class_ids == own)[:24] for own in (0, 1)]
+    unseen = some(others, np.concatenate(halves))
     sources = {
-        name: {"path": str(write_split(folder / f"{name}.csv", self_labelled))}
-        for name in ("search", "certification")
+        name: {"path": str(write_split(folder / f"{name}.csv", rows))}
+        for name, rows in (("search", self_labelled), ("certification", unseen))
     }
     model_settings = {"checkpoint": str(folder / "checkpoint")}
     data = {"text": "text", "label": "label", **sources}
@@ -482,7 +509,9 @@ def test_ids_in_another_order_than_the_checkpoints_are_refused_with_the_line_to_
 def test_certification_rows_in_another_order_end_the_run_and_count_as_read(
     balanced: dict[str, Any], begun_balanced: Path, tmp_path: Path
 ):
-    with Path(balanced["data"]["search"]["path"]).open(encoding="utf-8", newline="") as stream:
+    with Path(balanced["data"]["certification"]["path"]).open(
+        encoding="utf-8", newline=""
+    ) as stream:
         rows = [f"{row['text']},{1 - int(row['label'])}" for row in csv.DictReader(stream)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     data = {**balanced["data"], "certification": {"path": str(tmp_path / "rows.csv")}}
@@ -493,9 +522,9 @@ def test_certification_rows_in_another_order_end_the_run_and_count_as_read(
 
 
 def test_missing_proof_can_be_accepted_and_the_report_says_so(
-    base: dict[str, Any], self_labelled: Dataset, begun: Path, tmp_path: Path
+    base: dict[str, Any], unseen: Dataset, begun: Path, tmp_path: Path
 ):
-    rows = write_split(tmp_path / "unseen.csv", self_labelled)
+    rows = write_split(tmp_path / "unseen.csv", unseen)
     recipe = tmp_path / "recipe.yaml"
     data = {**base["data"], "certification": {"path": str(rows)}}
     settings = {**base, "data": data, "budget": {"max_drop": 0.03}, "benchmark": {"providers": []}}
@@ -984,14 +1013,14 @@ class Renumber(TorchPass):
 
 def test_each_model_of_a_run_reads_texts_in_its_own_way(
     base: dict[str, Any],
-    self_labelled: Dataset,
+    unseen: Dataset,
     tiny_bert_dir: Path,
     begun: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setitem(PASSES, "finetune", PassEntry(Renumber, __name__))
-    others = write_split(tmp_path / "others.csv", self_labelled)
+    others = write_split(tmp_path / "others.csv", unseen)
     data = {**base["data"], "certification": {"path": str(others)}}
     report = compressor.run(
         compressor.load_recipe(
@@ -1007,10 +1036,10 @@ def test_each_model_of_a_run_reads_texts_in_its_own_way(
     assert report.certification is not None
     assert report.certification.baseline.value == report.certification.final.value == 1.0
 
-    texts = list(self_labelled.examples)
+    texts = list(unseen.examples)
     untouched = compressor.load_checkpoint(tiny_bert_dir)
     own = (untouched.task, untouched.preprocessor)
-    expected = predict_outputs(untouched, *own, self_labelled).numbers
+    expected = predict_outputs(untouched, *own, unseen).numbers
     artifact = load_artifact(begun / "artifact")
     assert artifact.preprocessor.get_vocab()["good"] == untouched.preprocessor.get_vocab()["bad"]
     np.testing.assert_allclose(artifact.logits(texts), expected, atol=1e-4)
@@ -1023,11 +1052,12 @@ def written(folder: Path, recipe: dict[str, Any]) -> Path:
 
 
 def test_without_labels_the_budget_is_a_share_of_changed_predictions(
-    balanced: dict[str, Any], text_dataset: Dataset, begun_balanced: Path, tmp_path: Path
+    balanced: dict[str, Any], begun_balanced: Path, tmp_path: Path
 ):
-    texts = "\n".join(text_dataset.examples)
     for name in ("search", "certification"):
-        (tmp_path / f"{name}.csv").write_text(f"text\n{texts}\n")
+        with Path(balanced["data"][name]["path"]).open(encoding="utf-8", newline="") as stream:
+            texts = [row["text"] for row in csv.DictReader(stream)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text", *texts]) + "\n")
     data = {"text": "text"}
     data |= {name: {"path": str(tmp_path / f"{name}.csv")} for name in ("search", "certification")}
     steps = [{"kind": "quantize_dynamic", "min_elements": 64}]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import BAD, GOOD, NEUTRAL
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
@@ -57,13 +58,27 @@ def predictions(tiny_bert_dir: Path, text_dataset: Dataset) -> NDArray[np.int64]
 @pytest.fixture(scope="session")
 def told(text_dataset: Dataset, predictions: NDArray[np.int64]) -> list[list[str | int]]:
     """Return the texts with the tiny BERT's predictions as labels, the two classes in turn."""
+    return in_turn(list(map(str, text_dataset.examples)), predictions)
+
+
+@pytest.fixture(scope="session")
+def fresh(tiny_bert_dir: Path, text_dataset: Dataset) -> list[list[str | int]]:
+    """Return 960 other texts in the same way, no two of them alike."""
+    random = np.random.default_rng(7)
+    words = (*GOOD, *BAD, *NEUTRAL)
+    drawn = [" ".join(random.choice(words, random.integers(3, 12))) for _ in range(4000)]
+    known = set(text_dataset.examples)
+    texts = tuple(text for text in dict.fromkeys(drawn) if text not in known)
+    model = load_checkpoint(tiny_bert_dir)
+    rows = Dataset("certification", texts, None, np.arange(len(texts)), "generated")
+    logits = predict_outputs(model, model.task, model.preprocessor, rows).numbers
+    return in_turn(texts, logits.argmax(axis=1))[:960]
+
+
+def in_turn(texts: Sequence[str], predictions: NDArray[np.int64]) -> list[list[str | int]]:
     by_class = [
-        [
-            text
-            for text, given in zip(text_dataset.examples, predictions, strict=True)
-            if given == own
-        ]
+        [text for text, given in zip(texts, predictions, strict=True) if given == own]
         for own in (0, 1)
     ]
     pairs = zip(*by_class, strict=False)
-    return [[str(text), own] for pair in pairs for own, text in enumerate(pair)]
+    return [[text, own] for pair in pairs for own, text in enumerate(pair)]

@@ -111,11 +111,11 @@ def test_rows_of_nearly_one_class_are_judged_by_macro_f1(
 
 
 def test_few_certification_rows_are_left_out_and_it_is_said(
-    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+    tiny_bert_dir: Path, told: Rows, fresh: Rows, tmp_path: Path
 ):
     """Forty rows of which none changes prove 7 points (exact binomial bound), never 5."""
-    data, unseen = (write(tmp_path / f"{name}.csv", told * 4) for name in ("rows", "unseen"))
-    write(unseen, told[:40])
+    data = write(tmp_path / "rows.csv", told * 4)
+    unseen = write(tmp_path / "unseen.csv", fresh[:40])
     output, progress = tmp_path / "recipe.yaml", Told()
     recipe = write_starter(
         str(tiny_bert_dir), data, output, certification=unseen, progress=progress
@@ -127,10 +127,10 @@ def test_few_certification_rows_are_left_out_and_it_is_said(
 
 
 def test_enough_certification_rows_give_a_budget_that_they_prove(
-    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+    tiny_bert_dir: Path, told: Rows, fresh: Rows, tmp_path: Path
 ):
     data = write(tmp_path / "rows.csv", told * 10)
-    unseen = write(tmp_path / "unseen.csv", told * 12)
+    unseen = write(tmp_path / "unseen.csv", fresh[:576])
     recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", certification=unseen)
     assert recipe.data.certification is not None
     # 576 rows: with no change at all 0.5 points, with 2% of changes, all of them losses, 3.2.
@@ -138,13 +138,13 @@ def test_enough_certification_rows_give_a_budget_that_they_prove(
 
 
 def test_few_rows_that_agree_by_luck_foresee_no_proof_of_accuracy(
-    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+    tiny_bert_dir: Path, told: Rows, fresh: Rows, tmp_path: Path
 ):
     """Three rows in five are right, which a guess on 40 rows reaches too often to be told from."""
     lucky = [[text, own if at % 5 else 1 - int(own)] for at, (text, own) in enumerate(told[:40])]
     lucky = [[text, 1 - int(own) if at % 5 == 1 else own] for at, (text, own) in enumerate(lucky)]
     data = write(tmp_path / "rows.csv", lucky)
-    unseen = write(tmp_path / "unseen.csv", told * 12)
+    unseen = write(tmp_path / "unseen.csv", fresh[:576])
     recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", certification=unseen)
     assert recipe.budget.metric == "agreement"
 
@@ -167,10 +167,10 @@ def test_a_metric_that_the_task_lacks_is_refused(tiny_bert_dir: Path, told: Rows
 
 
 def test_a_starter_fits_a_screen_and_no_line_is_wider_than_one(
-    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+    tiny_bert_dir: Path, told: Rows, fresh: Rows, tmp_path: Path
 ):
-    paths = [write(tmp_path / f"{name}.csv", told * 20) for name in ("rows", "train", "unseen")]
-    data, train, unseen = paths
+    data, train = (write(tmp_path / f"{name}.csv", told * 20) for name in ("rows", "train"))
+    unseen = write(tmp_path / "unseen.csv", fresh)
     output = tmp_path / "recipe.yaml"
     write_starter(str(tiny_bert_dir), data, output, train=train, certification=unseen)
     lines = output.read_text().splitlines()

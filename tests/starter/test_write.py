@@ -96,13 +96,13 @@ def test_a_checkpoint_without_a_limit_gets_one_that_can_be_checked(
 
 
 def test_other_files_have_their_own_columns(
-    tiny_bert_dir: Path, rows: Path, told: Rows, tmp_path: Path
+    tiny_bert_dir: Path, rows: Path, told: Rows, fresh: Rows, tmp_path: Path
 ):
     other = write_rows(
         tmp_path / "train.csv", ["label", "text"], [[label, text] for text, label in told]
     )
     names = ("Negative", "Positive")
-    content = [[text, names[label]] for text, label in told * 20]
+    content = [[text, names[label]] for text, label in fresh]
     unseen = write_rows(tmp_path / "unseen.csv", ["review", "sentiment"], content)
     recipe = write_starter(
         str(tiny_bert_dir), rows, tmp_path / "recipe.yaml", train=other, certification=unseen

@@ -1,0 +1,71 @@
+"""Rows that shall prove something have to be rows of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from compressor.data import Dataset, repeated
+from compressor.tasks.examples import Words
+
+
+def split(name: str, *examples: object, groups: list[int] | None = None) -> Dataset:
+    return Dataset(
+        name,
+        examples,  # type: ignore[arg-type] # of any kind
+        None,
+        np.arange(len(examples)),
+        f"{name}.csv",
+        groups=None if groups is None else np.array(groups),
+    )
+
+
+TEXTS = tuple(f"text {number}" for number in range(40))
+
+
+def test_copies_of_few_texts_are_refused_and_a_few_copies_are_not():
+    assert repeated(split("certification", *TEXTS, TEXTS[0]), {}) is None
+    why = repeated(split("certification", *TEXTS[:3] * 20), {})
+    assert why is not None
+    assert why.startswith("60 rows hold 3 different inputs")
+
+
+def test_one_text_that_comes_often_weighs_as_much_as_many_pairs_of_copies():
+    assert repeated(split("certification", *TEXTS, *TEXTS[:1]), {}) is None
+    assert repeated(split("certification", *TEXTS, *TEXTS[:1] * 2), {}) is not None
+
+
+def test_case_and_spaces_make_no_other_text():
+    copies = [f"{text.upper()} " for text in TEXTS]
+    assert repeated(split("certification", *TEXTS, *copies), {}) is not None
+
+
+def test_rows_that_were_read_before_are_refused_by_the_name_of_their_split():
+    own = split("certification", *TEXTS)
+    others = {"search": split("search", *TEXTS[:4]), "train": split("train", *TEXTS[:5])}
+    why = repeated(own, others)
+    assert why is not None
+    assert why.startswith("5 of 40 rows stand in the train split too")
+
+
+def test_of_candidates_the_queries_count():
+    pairs = [(f"query {number // 2 % 10}", TEXTS[number]) for number in range(40)]
+    groups = [number // 2 for number in range(40)]  # 20, of ten queries
+    why = repeated(split("certification", *pairs, groups=groups), {})
+    assert why is not None
+    assert why.startswith("20 queries hold 10 different inputs")
+    assert repeated(split("certification", *pairs[:20], groups=groups[:20]), {}) is None
+
+
+def test_of_graded_pairs_both_texts_count():
+    texts = [text for other in TEXTS[1:] for text in (TEXTS[0], other)]
+    graded = dataclasses.replace(split("certification", *texts), grades=np.arange(39.0))
+    assert repeated(graded, {}) is None
+    assert repeated(split("certification", *texts), {}) is not None
+
+
+def test_documents_are_compared_by_their_words():
+    documents = [Words((text, "end")) for text in TEXTS]
+    assert repeated(split("certification", *documents), {}) is None
+    assert repeated(split("certification", *documents, *documents), {}) is not None
