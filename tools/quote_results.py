@@ -43,7 +43,10 @@ TASK_RECIPES = ("ner-pii", "reranker")
 FURTHER_SEEDS = {
     "ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2"),
     "reranker": ("reranker-seed-1", "reranker-seed-2"),
-    "minilm-embeddings-distilled": ("minilm-embeddings-distilled-seed-1",),
+    "minilm-embeddings-distilled": (
+        "minilm-embeddings-distilled-seed-1",
+        "minilm-embeddings-distilled-seed-2",
+    ),
 }
 EMBEDDING_RECIPES = (
     "minilm-embeddings",
