@@ -13,6 +13,9 @@ from compressor.tasks.label_columns import flag_of
 Columns = Mapping[str, Sequence[Any]]
 
 _FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?|wav)", re.IGNORECASE)
+_OTHER_FILE = re.compile(
+    r".*\.(mp3|flac|ogg|opus|m4a|aac|wma|mp4|webm|heic|avif|svg|jp2)", re.IGNORECASE
+)
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _SAMPLE = 500  # rows that are looked at to tell texts from other columns
@@ -35,6 +38,13 @@ def is_file(values: Sequence[Any]) -> bool:
     if isinstance(first, str):
         return bool(_FILE.fullmatch(first))
     return isinstance(first, bytes | np.ndarray)
+
+
+def ending_not_read(values: Sequence[Any]) -> str | None:
+    """Return how files of sounds or images end that a column names and nothing here reads."""
+    first = next((value for value in values if value is not None), None)
+    match = _OTHER_FILE.fullmatch(first) if isinstance(first, str) else None
+    return match[1] if match else None
 
 
 def is_grade(values: Sequence[Any]) -> bool:
@@ -115,7 +125,12 @@ def spelling(
 
 
 def _plain(value: Any) -> str | int | None:
-    """Return a label as text or number, None for anything that cannot be one."""
+    """Return a label as text or number, None for anything that cannot be one.
+
+    pandas stores whole numbers as floats where one is missing.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
         return None
     return value if isinstance(value, str) else int(value)

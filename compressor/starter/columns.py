@@ -17,6 +17,7 @@ from compressor.starter.column_values import (
     are_compound,
     are_lists,
     columns_of_labels,
+    ending_not_read,
     in_lists,
     is_absent,
     is_file,
@@ -461,6 +462,12 @@ def _file(place: str, columns: Columns) -> tuple[str, ...]:
     if len(chosen) == 1:
         return (chosen[0],)
     problem = "no column of images or sounds"
+    for column, values in columns.items():
+        if (ending := ending_not_read(values)) is not None:
+            raise RecipeError(
+                f"{place}: {column} names .{ending} files, which are not read; convert sounds to "
+                f"WAV, for instance with ffmpeg -i IN OUT.wav, and images to PNG or JPEG"
+            )
     if files:
         problem = f"{' and '.join(files)} could each be the image or sound"
     raise RecipeError(f"{place}: {problem}; give --text COLUMN for it")

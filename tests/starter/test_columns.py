@@ -27,7 +27,7 @@ def guess(
 
 
 @pytest.mark.parametrize(
-    "values", [["0", "1", "1"], [0, 1, 1], ["negative", "positive", "positive"]]
+    "values", [["0", "1", "1"], [0, 1, 1], [0.0, 1.0, 1.0], ["negative", "positive", "positive"]]
 )
 @pytest.mark.parametrize("name", ["label", "gold", "Sentiment"])
 def test_the_only_column_with_the_checkpoints_labels_is_the_label(values: list[Any], name: str):
@@ -132,6 +132,12 @@ def test_a_column_that_is_named_must_be_there(given: dict[str, Any], message: st
 def test_images_are_known_by_their_values(images: list[Any]):
     columns = {"picture": images, "label": [0, 1]}
     assert guess(columns, "images") == Guess(("picture",), "label")
+
+
+@pytest.mark.parametrize("file", ["a.mp3", "b/c.FLAC", "photo.heic"])
+def test_files_of_formats_that_are_not_read_are_named(file: str):
+    with pytest.raises(RecipeError, match=r"audio names \.\w+ files, which are not read; convert"):
+        guess({"audio": [file], "label": [0]}, kind="sounds")
 
 
 def test_two_columns_of_images_are_an_error():
