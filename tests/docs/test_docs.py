@@ -9,6 +9,7 @@ command line itself.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -242,6 +243,24 @@ def test_the_lines_with_this_package_run(finished_run: Path, monkeypatch: pytest
 def test_the_lines_that_read_a_report_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
     names = carry_out("read_report", finished_run, monkeypatch)
     assert names["report"]["verdict"] == "passed"
+
+
+def test_the_lines_before_a_merge_stop_a_model_that_loses(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    report = json.loads((finished_run / "run" / "report.json").read_text())
+    for name in ("run", "live"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+    assert carry_out("against_the_live_model", tmp_path, monkeypatch)["lost"] == 0
+    report["final"]["score"]["value"] += 0.01
+    (tmp_path / "live" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(SystemExit, match=r"^passed, 0\.0100 below the live model$"):
+        carry_out("against_the_live_model", tmp_path, monkeypatch)
+    report["splits"] = [{**split, "fingerprint": "another"} for split in report["splits"]]
+    (tmp_path / "live" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(SystemExit, match="judged on other rows"):
+        carry_out("against_the_live_model", tmp_path, monkeypatch)
 
 
 def test_the_lines_that_deploy_by_digest_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
