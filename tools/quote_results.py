@@ -924,6 +924,25 @@ def hostile() -> str:
     return "\n".join([*lines, "", source("serving-hostile", results)])
 
 
+def soak() -> str:
+    """Return the table of how much memory services take while requests of all sizes come."""
+    results = read_results("serving-soak")
+    quarters = ("first", "second", "third", "last")
+    lines = [
+        f"| model | seconds | requests | failed | {' | '.join(quarters)} quarter, MB at most |",
+        f"|:--|--:|--:|--:|{'--:|' * len(quarters)}",
+    ]
+    for row in results["rows"]:
+        size = len(row["memory_mb"]) // len(quarters)
+        parts = [row["memory_mb"][size * place :][:size] for place in range(len(quarters))]
+        failed = sum(count for status, count in row["answers"].items() if status != "200")
+        most = " | ".join(f"{max(part):.1f}" for part in parts)
+        lines.append(
+            f"| {row['artifact']} | {row['seconds']} | {row['requests']} | {failed} | {most} |"
+        )
+    return "\n".join([*lines, "", source("serving-soak", results)])
+
+
 def sweep() -> str:
     """Return the table of what a sweep takes with one worker, and with two of which one dies."""
     results = read_results("sweep")
@@ -964,6 +983,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving,
     "hand_over": hand_over,
     "hostile": hostile,
+    "soak": soak,
     "arm64": arm64,
     "pruning_cost": pruning_cost,
     "pruning_alone": pruning_alone,

@@ -54,3 +54,15 @@ def test_every_kind_is_refused_or_answered_by_a_service(
     assert status == 200
     assert script.WORD not in log
     assert "Traceback" not in log
+
+
+def test_a_soak_watches_memory_while_texts_of_all_lengths_come(
+    script: ModuleType, served_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(script, "SAMPLES", 8)
+    found = script.soak("tiny", served_folder, 1, 1)
+    assert set(found["answers"]) == {"200"}
+    assert len(found["memory_mb"]) == 8
+    assert min(found["memory_mb"]) > 20
+    monkeypatch.setattr(script, "GROWTH", 0.5)
+    assert not script.soak("tiny", served_folder, 1, 1)["passed"]
