@@ -11,6 +11,8 @@ import transformers
 
 from compressor.models.conv1d import make_linear
 from compressor.models.families import FAMILIES, EncoderParts
+from compressor.tasks.image_encoder import AutoImageEncoder
+from compressor.tasks.image_vectors import ImageVector
 
 SIZES = {
     "hidden_size": 32,
@@ -39,7 +41,9 @@ PRUNABLE = [
     for name, family in FAMILIES.items()
     if isinstance(family.encoder, EncoderParts) and name not in (*REPEATED, *TOWERS)
 ]
-IMAGES = ["beit", "clip", "deit", "dinov2", "dinov2_with_registers", "siglip", "vit"]
+IMAGES = [
+    *("beit", "clip", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "siglip", "vit")
+]
 SOUNDS = ["audio-spectrogram-transformer", "hubert", "wav2vec2", "whisper"]
 TEXTS = [name for name in PRUNABLE if name not in (*IMAGES, *SOUNDS)]
 RELATIVE = {
@@ -67,7 +71,7 @@ WAVES = {
 PAIR = {"vision_config": IMAGE, "text_config": TEXT, "num_labels": 3}
 # What is tested of these is the encoder: transformers has no classifier of some, and classifiers of
 # the others hold a decoder too.
-HEADLESS = ["bert-generation", "mt5", "splinter", "t5"]
+HEADLESS = ["bert-generation", "dinov3_vit", "mt5", "splinter", "t5"]
 T5 = {
     **{"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
     **{"initializer_factor": 3.0, "num_labels": 3, "pad_token_id": 0, "eos_token_id": 3},
@@ -87,6 +91,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deit": {**IMAGE, "architectures": ["DeiTForImageClassification"]},
     "dinov2": {**IMAGE, "mlp_ratio": 2},
     "dinov2_with_registers": {**IMAGE, "mlp_ratio": 2, "num_register_tokens": 2},
+    "dinov3_vit": {**IMAGE, "num_register_tokens": 2},
     "esm": {**TEXT, "mask_token_id": 4, "pad_token_id": 1},
     "eurobert": {
         **{**TEXT, "num_key_value_heads": 4, "pad_token_id": 0, "mask_token_id": 4},
@@ -133,6 +138,8 @@ class Encoder:
     @torch.no_grad()
     def logits(self, module: Any = None) -> torch.Tensor:
         outputs = (self.module if module is None else module)(**self.inputs)
+        if "image_embeds" in outputs:
+            return outputs.image_embeds
         return outputs.logits if "logits" in outputs else outputs.last_hidden_state[:, 0]
 
 
@@ -158,7 +165,12 @@ class EncoderFactory:
             auto = transformers.AutoModel
             if model_type in ("mt5", "t5"):
                 auto = transformers.AutoModelForTextEncoding
-        module = auto.from_config(config, attn_implementation=attention).eval()
+        if model_type == "dinov3_vit":  # whose own class takes its layers for the whole
+            config._attn_implementation = attention
+            module = AutoImageEncoder(ImageVector("cls")).from_config(config, dtype=torch.float32)
+        else:
+            module = auto.from_config(config, attn_implementation=attention)
+        module.eval()
         make_linear(module)
         return Encoder(module, inputs, torch.tensor([0, 1, 2]))
 

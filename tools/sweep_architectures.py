@@ -146,6 +146,8 @@ IMAGE_FAMILIES: dict[str, dict[str, Any]] = {
     "dinov2": {**IMAGE, "mlp_ratio": 2},
     "dinov2 (gated)": {**IMAGE, "mlp_ratio": 2, "use_swiglu_ffn": True},
     "dinov2_with_registers": {**IMAGE, "mlp_ratio": 2, "num_register_tokens": 2},
+    "dinov3_vit": {**IMAGE, "num_register_tokens": 2},
+    "dinov3_vit (gated)": {**IMAGE, "num_register_tokens": 2, "use_gated_mlp": True},
     "hiera": {"image_size": [16, 16], "patch_size": [4, 4], "patch_stride": [4, 4],
               "patch_padding": [0, 0], "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2],
               "query_stride": [2, 2], "num_query_pool": 1, "masked_unit_size": [2, 2],
@@ -188,6 +190,9 @@ WITHOUT_ENCODER = frozenset(("gpt2", "llama", "mistral", "qwen2", "qwen3", "xlne
 
 # Classes that tag tokens, as those that classify texts hold a decoder too.
 TAGGERS = frozenset(("mt5", "t5", "t5 (gated)"))
+
+# Encoders of images of which transformers has no classifier: what they give is a vector.
+HEADLESS = frozenset(("dinov3_vit", "dinov3_vit (gated)"))
 
 # Of these static int8 computes convolutions in int8 too.
 CONVOLVING = ("convnext", "convnextv2", "mobilenet_v2", "resnet", "swin", "swinv2")
@@ -285,6 +290,8 @@ def build(folder: Path, family: str, head: str) -> None:
     config = transformers.AutoConfig.for_model(family.partition(" ")[0], **fields, **LABELS)
     if family in IMAGE_FAMILIES:
         auto: Any = transformers.AutoModelForImageClassification
+        if family in HEADLESS:
+            auto = transformers.AutoModel
         size = _side(family)
         processor = transformers.ViTImageProcessorPil(
             size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3

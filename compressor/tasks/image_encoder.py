@@ -123,9 +123,11 @@ def _prefix(base: type[Any]) -> str:
     """Return the name under which classes with a head hold the encoder.
 
     The towers of pairs of encoders say that of the pair, and are held as `vision_model` in it.
+    DINOv3 holds its layers under the name that it says, which would then stand for both.
     """
     is_tower = base.config_class.base_config_key == "vision_config"
-    return "vision_model" if is_tower else str(base.base_model_prefix)
+    name = str(base.base_model_prefix)
+    return "vision_model" if is_tower or name == "model" else name
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ class _Way:
 
     mode: VectorMode
     first_patch: int = 1
-    registers: str | None = None  # the setting that counts further states before patches
+    # How many further states there are before patches where num_register_tokens does not say; None:
+    # never any.
+    registers: int | None = None
     asks: bool = True
 
 
@@ -44,11 +46,13 @@ _WAYS: Mapping[str, _Way] = {
     "data2vec-vision": _Way("pooler"),
     "deit": _Way("cls", first_patch=2),
     "dinov2": _Way("cls"),
-    "dinov2_with_registers": _Way("cls", registers="num_register_tokens"),
+    "dinov2_with_registers": _Way("cls", registers=4),
+    "dinov3_vit": _Way("cls", registers=0),
     "siglip_vision_model": _Way("pooler", first_patch=0, asks=False),
     "vit": _Way("cls"),
     "vit_msn": _Way("cls"),
 }
+_REGISTERS = "num_register_tokens"
 # Pairs of an encoder of texts and one of images, and the model type of the latter.
 _PAIRS: Mapping[str, str] = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 _TOWER = "vision_config"
@@ -142,10 +146,10 @@ def read_vector(
         )
     first = way.first_patch
     if way.registers is not None:
-        count = config.get(way.registers, 4)
+        count = config.get(_REGISTERS, way.registers)
         if type(count) is not int or count < 0:
             raise EnvironmentMismatch(
-                f"{place}: {way.registers} must be a whole number, 0 or more, got {count!r}"
+                f"{place}: {_REGISTERS} must be a whole number, 0 or more, got {count!r}"
             )
         first += count
     if mode is None:

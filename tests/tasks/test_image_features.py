@@ -65,9 +65,16 @@ def of_pair(module: Any, pixels: Any) -> Any:
     return module.get_image_features(**pixels).pooler_output
 
 
+def dinov3(**more: Any) -> Any:
+    config = transformers.DINOv3ViTConfig(**TINY, **SIZES, num_register_tokens=2, **more)
+    return transformers.DINOv3ViTModel(config)
+
+
 ENCODERS = {
     "dinov2": (dinov2, pooled),
     "registers": (lambda: dinov2("Dinov2WithRegisters", num_register_tokens=2), pooled),
+    "dinov3": (dinov3, pooled),
+    "dinov3 gated": (lambda: dinov3(use_gated_mlp=True), pooled),
     "vit": (lambda: plain("ViT"), class_token),
     "deit": (lambda: plain("DeiT"), class_token),
     "beit": (lambda: plain("Beit"), pooled),

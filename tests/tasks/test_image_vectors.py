@@ -26,6 +26,8 @@ def checkpoint(folder: Path, **config: Any) -> Path:
         ({"model_type": "deit"}, "cls", 2),
         ({"model_type": "dinov2"}, "cls", 1),
         ({"model_type": "dinov2_with_registers", "num_register_tokens": 3}, "cls", 4),
+        ({"model_type": "dinov3_vit", "num_register_tokens": 4}, "cls", 5),
+        ({"model_type": "dinov3_vit"}, "cls", 1),
         ({"model_type": "beit"}, "pooler", 1),
         ({"model_type": "clip", "vision_config": TOWER}, "projection", 1),
         ({"model_type": "clip_vision_model"}, "pooler", 1),

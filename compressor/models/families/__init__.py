@@ -17,6 +17,7 @@ from compressor.models.families.bert_norms_first import (
 from compressor.models.families.clip import CLIP, CLIP_VISION, SIGLIP, SIGLIP_VISION, TEXT
 from compressor.models.families.deberta import DEBERTA, DEBERTA_V2
 from compressor.models.families.dinov2 import DINOV2
+from compressor.models.families.dinov3 import DINOV3
 from compressor.models.families.distilbert import DISTILBERT
 from compressor.models.families.esm import ESM
 from compressor.models.families.gemma import GEMMA, GEMMA_2
@@ -65,6 +66,7 @@ FAMILIES: Mapping[str, Family] = {
     "deit": VIT,
     "dinov2": DINOV2,
     "dinov2_with_registers": DINOV2,
+    "dinov3_vit": DINOV3,
     "distilbert": DISTILBERT,
     "electra": BERT,
     "ernie": BERT,

@@ -39,7 +39,11 @@ LIKE_OTHERS = {"dinov2_with_registers", "deberta", "ernie", "esm", "eurobert", "
 LIKE_OTHERS |= {"layoutlm", "xmod", "clip", "gpt2", "gemma", "gemma2", "gemma3_text", "siglip"}
 LIKE_OTHERS |= {"llama", "mistral", "nomic_bert", "qwen2", "rembert"}
 TEXTS = [name for name in ALL_TEXTS if name not in HEADLESS]
-EXPORTED = [it for it in (*TEXTS, *IMAGES) if it not in COPIES and it not in LIKE_OTHERS]
+EXPORTED = [
+    name
+    for name in (*TEXTS, *IMAGES)
+    if name not in COPIES and name not in LIKE_OTHERS and name not in HEADLESS
+]
 # Texts of every length that a model takes, the second row with padding; images have one size.
 LONGEST = 62  # of 64 positions MPNet leaves two to padding
 LOAD_ALL = """
@@ -106,7 +110,8 @@ def forms_of(model_type: str, make_encoder: Any, preprocessor: Any, folder: Path
         module = make_encoder(model_type).module
         pixels = np.random.default_rng(0).standard_normal((3, 1, 8, 8), dtype=np.float32)
         batches = {"images": {"pixel_values": pixels}}
-    task = load_task("text-classification" if is_text else "image-classification")
+    of_images = "image-features" if model_type in HEADLESS else "image-classification"
+    task = load_task("text-classification" if is_text else of_images)
     dense = TorchModel(dense_with_units_at_zero(module, HEADS), preprocessor, task)
     prune_heads(find_encoder(module), HEADS)
     prune_neurons(find_encoder(module), NEURONS)
