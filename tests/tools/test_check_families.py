@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from compressor.models.families import FAMILIES
 from compressor.models.families.layers import find_encoder
@@ -57,6 +61,28 @@ def test_the_dense_model_of_a_pruned_one_has_its_missing_units_at_zero(
     assert zeros(second.attention.output.weight) == list(range(32))
     assert zeros(first.feed_forward.ffn_out.weight) == list(range(64))
     assert zeros(second.feed_forward.ffn_out.weight) == [5, 7]
+
+
+def test_a_difference_is_held_against_the_spread_of_the_outputs(
+    checking: ModuleType, tmp_path: Path, tiny_bert: TorchModel
+):
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:]
+    )
+    opset = helper.make_opsetid("", 21)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "g.onnx")
+    outputs = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    work = checking.Work("made up", tmp_path, tiny_bert, {})
+    for column, spread in {"export": 30.0, "scores": 0.03}.items():
+        np.savez(tmp_path / f"{column}.npz", **{"batch/x": spread * outputs})
+        wanted = spread * outputs + np.float32(1e-4)
+        np.savez(tmp_path / f"{column}-wanted.npz", batch=wanted)
+        work.compare(column, arrays=tmp_path / f"{column}-wanted.npz", onnx=tmp_path / "g.onnx")
+        work.jobs[-1]["batches"] = str(tmp_path / f"{column}.npz")
+    checking._ask_the_other_program(work)
+    assert work.cells["export"] == "yes"
+    assert work.cells["scores"].startswith("WRONG ")
 
 
 def test_reasons_are_told_once_below_the_table(checking: ModuleType):
