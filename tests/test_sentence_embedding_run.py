@@ -42,7 +42,8 @@ def base(tiny_encoder_dir: Path, text_dataset: Dataset, tmp_path_factory: Any) -
     )]  # fmt: skip
     texts += [(f"{word} {text}", source) for word in WORDS for text, source in texts]
     search = write_rows(folder / "search.csv", ("text", "source"), texts)
-    unseen = write_rows(folder / "unseen.csv", ("text", "source"), texts[::-1])
+    others = [(f"it {text}", source) for text, source in texts[::-1]]
+    unseen = write_rows(folder / "unseen.csv", ("text", "source"), others)
     return {
         "model": {"checkpoint": str(tiny_encoder_dir)},
         "data": {"search": {"path": str(search)}, "certification": {"path": str(unseen)}},
