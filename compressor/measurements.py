@@ -111,72 +111,14 @@ class ComponentBytes:
     """Classifier, pooler, what has no telling name, and the graph itself, bytes."""
 
 
-class _Timed:
-    """What of a measured time decides where times are compared."""
+@dataclass(frozen=True, kw_only=True)
+class TimedBatch:
+    """Time of one batch of a shape, after warm-up.
 
-    p50_ms: float
-    cpu_p50_ms: float | None
-
-    @property
-    def deciding_ms(self) -> float:
-        """Return the median that choices go by: of CPU time where it was measured."""
-        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
-
-
-@dataclass(frozen=True)
-class Latency(_Timed):
-    """Time of one batch on the provider that really ran, after warm-up.
-
-    `p50_ms` and the like are wall time. `cpu_p50_ms` and `cpu_p95_ms` are what the one thread of
-    the CPU computed, without waiting for a core; None with several threads, whose CPU time is their
-    summed work, on a GPU, and in reports of before they were measured.
+    `p50_ms` and the like are wall time. `cpu_p50_ms` is what the one thread of the CPU computed,
+    without waiting for a core.
     """
 
-    model: End
-    """`baseline` or `final`."""
-    provider: str
-    """The execution provider that really ran: `cpu`, `cuda`, `tensorrt`."""
-    batch_size: Count
-    """Examples in the batch."""
-    sequence_length: Count | None
-    """Tokens of each example. Null: inputs have no sequence."""
-    p50_ms: Quantity
-    """Median, ms."""
-    p95_ms: Quantity
-    """95th percentile, ms."""
-    num_runs: Count
-    """Timed runs, after warm-up."""
-    threads: Count
-    """Threads of ONNX Runtime within one operator."""
-    noisy: Flag = False
-    """True when the runs differ so much that the machine was busy with something else: p95 above
-    1.5 times p50, or medians of the earlier and the later half more than 15% apart."""
-    p99_ms: Quantity | None = None
-    """99th percentile, ms. Null: the report is older than this key."""
-    cuda_graph: Flag = False
-    """True when the kernels of this shape were recorded once as a CUDA graph and replayed
-    (`benchmark.cuda_graph`)."""
-    peak_memory_bytes: Count | None = None
-    """The most of the GPU's memory that this model took with this batch, weights, engines and
-    kernels included, bytes: by how much the memory in use grew from before its session opened to
-    after a few runs. Null: on the CPU."""
-    cpu_p50_ms: Quantity | None = None
-    """Median CPU time of the thread that ran the batch, ms: what it computed, without waiting for a
-    core that others use. Choices by time, and the ratios on the first screen, go by it. Null:
-    several threads (their CPU time would be summed work), a GPU, or the report is older than this
-    key."""
-    cpu_p95_ms: Quantity | None = None
-    """95th percentile of that, ms. Null: as above."""
-
-
-@dataclass(frozen=True)
-class RuntimeLatency(_Timed):
-    """Time of one batch of the artifact on the CPU in one runtime; the runtimes took turns."""
-
-    runtime: Runtime
-    """`onnxruntime` or `openvino`."""
-    version: str
-    """Version of the runtime."""
     batch_size: Count
     """Examples in the batch."""
     sequence_length: Count | None
@@ -188,11 +130,56 @@ class RuntimeLatency(_Timed):
     num_runs: Count
     """Timed runs, after warm-up."""
     threads: Count
-    """Threads of the runtime."""
-    noisy: Flag
-    """As `latencies[].noisy`."""
-    cpu_p50_ms: Quantity | None
-    """Median CPU time of the thread that ran the batch, ms. Null: several threads."""
+    """Threads of the runtime within one operator."""
+    noisy: Flag = False
+    """True when the runs differ so much that the machine was busy with something else: p95 above
+    1.5 times p50, or medians of the earlier and the later half more than 15% apart."""
+    cpu_p50_ms: Quantity | None = None
+    """Median CPU time of the thread that ran the batch, ms: what it computed, without waiting for a
+    core that others use. Choices by time, and the ratios on the first screen, go by it. Null:
+    several threads (their CPU time would be summed work), a GPU, or the report is older than this
+    key."""
+
+    @property
+    def deciding_ms(self) -> float:
+        """Return the median that choices go by: of CPU time where it was measured."""
+        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency(TimedBatch):
+    """Time of one batch on the provider that really ran, after warm-up.
+
+    `p50_ms` and the like are wall time. `cpu_p50_ms` and `cpu_p95_ms` are what the one thread of
+    the CPU computed, without waiting for a core; None with several threads, whose CPU time is their
+    summed work, on a GPU, and in reports of before they were measured.
+    """
+
+    model: End
+    """`baseline` or `final`."""
+    provider: str
+    """The execution provider that really ran: `cpu`, `cuda`, `tensorrt`."""
+    p99_ms: Quantity | None = None
+    """99th percentile of wall time, ms. Null: the report is older than this key."""
+    cuda_graph: Flag = False
+    """True when the kernels of this shape were recorded once as a CUDA graph and replayed
+    (`benchmark.cuda_graph`)."""
+    peak_memory_bytes: Count | None = None
+    """The most of the GPU's memory that this model took with this batch, weights, engines and
+    kernels included, bytes: by how much the memory in use grew from before its session opened to
+    after a few runs. Null: on the CPU."""
+    cpu_p95_ms: Quantity | None = None
+    """95th percentile of CPU time, ms. Null: as for `cpu_p50_ms`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeLatency(TimedBatch):
+    """Time of one batch of the artifact on the CPU in one runtime; the runtimes took turns."""
+
+    runtime: Runtime
+    """`onnxruntime` or `openvino`."""
+    version: str
+    """Version of the runtime."""
 
 
 @dataclass(frozen=True)

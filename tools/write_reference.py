@@ -355,11 +355,13 @@ def _kind_link(kind: str, places: dict[str, list[str]]) -> str:
 
 
 def _attribute_docstrings(kind: type) -> dict[str, str]:
-    """Return the string that stands below each field of a class."""
-    [tree] = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(tree, ast.ClassDef)
+    """Return the string that stands below each field of a class and of what it inherits from."""
+    own = (base for base in kind.__mro__ if base.__module__ == kind.__module__)
+    trees = (ast.parse(inspect.getsource(base)).body[0] for base in own)
     return {
         ast.unparse(field.target): " ".join(str(ast.literal_eval(text.value)).split())
+        for tree in trees
+        if isinstance(tree, ast.ClassDef)
         for field, text in pairwise(tree.body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }

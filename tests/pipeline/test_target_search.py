@@ -96,9 +96,18 @@ class Stages:
     ) -> tuple[Latency, ...]:
         assert to_choose
         self.timed.append(settings)
-        shape = ("cpu", settings.batch_sizes[0], settings.sequence_lengths[0])
+        [batch_size, *_], [length, *_] = settings.batch_sizes, settings.sequence_lengths
         return tuple(
-            Latency(name, *shape, p50_ms=10 * model[0], p95_ms=10 * model[0], num_runs=3, threads=1)
+            Latency(
+                model=name,
+                provider="cpu",
+                batch_size=batch_size,
+                sequence_length=length,
+                p50_ms=10 * model[0],
+                p95_ms=10 * model[0],
+                num_runs=3,
+                threads=1,
+            )
             for name, model in (("baseline", baseline), ("final", final))
         )
 

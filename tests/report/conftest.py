@@ -44,7 +44,10 @@ def score(value: float, num_examples: int = 872, metric: str = "accuracy") -> Sc
 def latency(
     model: Any, p50_ms: float, batch_size: int, sequence_length: int | None, provider: str = "cpu"
 ) -> Latency:
-    return Latency(model, provider, batch_size, sequence_length, p50_ms, p50_ms * 1.1, 50, 2)
+    return Latency(
+        model=model, provider=provider, batch_size=batch_size, sequence_length=sequence_length,
+        p50_ms=p50_ms, p95_ms=p50_ms * 1.1, num_runs=50, threads=2,
+    )  # fmt: skip
 
 
 PRUNE = PassRecord(

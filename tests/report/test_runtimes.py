@@ -22,8 +22,9 @@ from compressor.report.terminal import summary_text
 def timed(runtime: Runtime, batch_size: int, p50_ms: float, cpu_ms: float | None) -> RuntimeLatency:
     version = {"onnxruntime": "1.32.0", "openvino": "2026.4.1"}[runtime]
     return RuntimeLatency(
-        runtime, version, batch_size, 32, p50_ms, p50_ms * 1.1, 50, 1, False, cpu_ms
-    )
+        runtime=runtime, version=version, batch_size=batch_size, sequence_length=32,
+        p50_ms=p50_ms, p95_ms=p50_ms * 1.1, num_runs=50, threads=1, cpu_p50_ms=cpu_ms,
+    )  # fmt: skip
 
 
 # By wall time OpenVINO would be the slower one of both at batch 32: something else was running.

@@ -28,7 +28,17 @@ def stand_in_report(recipe: Recipe, *, timed: bool) -> RunReport:
     log.final = ModelRecord(score, Size(100, 100, round(1e7 * (1 - sparsity))))
     if timed:
         log.latencies = tuple(
-            Latency(name, "cpu", 1, 8, ms, ms, 3, 1, cpu_p50_ms=ms / 2)  # type: ignore[arg-type]
+            Latency(
+                model=name,
+                provider="cpu",
+                batch_size=1,
+                sequence_length=8,  # type: ignore[arg-type]
+                p50_ms=ms,
+                p95_ms=ms,
+                num_runs=3,
+                threads=1,
+                cpu_p50_ms=ms / 2,
+            )
             for name, ms in (("baseline", 8.0), ("final", 8.0 * (1 - sparsity)))
         )
     return log.report("passed", "every gate held", None)
