@@ -8,7 +8,7 @@ so that among all slices together a false verdict stays as rare as in a single c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,19 @@ def slice_masks(
     return masks
 
 
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """What is to be proven about each slice."""
+
+    max_drop: float
+    confidence: float
+    seed: int
+
+
+# What is proven about a slice of a model that knows nothing of its input, at some confidence.
+_Guessed = Callable[[str, float], Certificate | None]
+
+
 def judge_slices(
     split: Dataset,
     masks: Mapping[str, Mask],
@@ -90,44 +103,9 @@ def judge_slices(
     masks = {name: mask for name, mask in masks.items() if of_units(mask, before).any()}
     if not masks:
         return ()
-    if find_metric(before.metric).is_fine:
-        units = {name: of_units(mask, before) for name, mask in masks.items()}
-
-        def drop(mask: Mask, level: float, other: Score = after) -> Certificate:
-            return certify_drop(
-                of_slice(before, mask),
-                of_slice(other, mask),
-                None,
-                max_drop=max_drop,
-                confidence=level,
-                seed=seed,
-            )
-
-        found = certify_each(units, drop, confidence=confidence)
-
-        def guessed(name: str, level: float) -> Certificate | None:
-            known = [drop(units[name], level, guess.score) for guess in guesses]
-            return min(known, key=lambda proof: proof.drop, default=None)
-
-    else:
-        right = before.outcomes if split.class_ids is None else split.class_ids
-        was, now = (hits_of(score, right) for score in (before, after))
-
-        def guessed(name: str, level: float) -> Certificate | None:
-            mask = masks[name]
-            if before.shares is not None and guesses:
-                best = max((hits_of(guess.score, right)[mask] for guess in guesses), key=np.mean)
-                return certify_paired(was[mask], best, max_drop=max_drop, confidence=level)
-            hits = _guess(right, before.outcomes, mask)
-            return certify_paired(was[mask], hits, max_drop=max_drop, confidence=level)
-
-        found = certify_slices(
-            masks,
-            was,
-            now,
-            max_drop=max_drop,
-            confidence=confidence,
-        )
+    limits = _Limits(max_drop, confidence, seed)
+    judge = _judge_numbers if find_metric(before.metric).is_fine else _judge_hits
+    found, guessed = judge(split, masks, before, after, limits, guesses)
     for name, proof in found.items():
         known_nothing = None
         if proof.verdict == "certified":
@@ -151,6 +129,59 @@ def judge_slices(
         for name, proof in found.items()
     ]
     return tuple(sorted(records, key=_rank))
+
+
+def _judge_numbers(
+    split: Dataset,  # noqa: ARG001 - a score of numbers is the metric's own
+    masks: Mapping[str, Mask],
+    before: Score,
+    after: Score,
+    limits: _Limits,
+    guesses: Sequence[Guess],
+) -> tuple[dict[str, Certificate], _Guessed]:
+    """Return what is proven by the metric itself about each slice, and about guesses."""
+    units = {name: of_units(mask, before) for name, mask in masks.items()}
+
+    def drop(mask: Mask, level: float, other: Score = after) -> Certificate:
+        return certify_drop(
+            of_slice(before, mask),
+            of_slice(other, mask),
+            None,
+            max_drop=limits.max_drop,
+            confidence=level,
+            seed=limits.seed,
+        )
+
+    def guessed(name: str, level: float) -> Certificate | None:
+        known = [drop(units[name], level, guess.score) for guess in guesses]
+        return min(known, key=lambda proof: proof.drop, default=None)
+
+    return certify_each(units, drop, confidence=limits.confidence), guessed
+
+
+def _judge_hits(
+    split: Dataset,
+    masks: Mapping[str, Mask],
+    before: Score,
+    after: Score,
+    limits: _Limits,
+    guesses: Sequence[Guess],
+) -> tuple[dict[str, Certificate], _Guessed]:
+    """Return what is proven about each slice, and about guesses, by which rows are right."""
+    max_drop = limits.max_drop
+    right = before.outcomes if split.class_ids is None else split.class_ids
+    was, now = (hits_of(score, right) for score in (before, after))
+
+    def guessed(name: str, level: float) -> Certificate | None:
+        mask = masks[name]
+        if before.shares is not None and guesses:
+            best = max((hits_of(guess.score, right)[mask] for guess in guesses), key=np.mean)
+            return certify_paired(was[mask], best, max_drop=max_drop, confidence=level)
+        hits = _guess(right, before.outcomes, mask)
+        return certify_paired(was[mask], hits, max_drop=max_drop, confidence=level)
+
+    confidence = limits.confidence
+    return certify_slices(masks, was, now, max_drop=max_drop, confidence=confidence), guessed
 
 
 def of_units(mask: Mask, score: Score) -> Mask:
