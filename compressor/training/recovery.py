@@ -163,22 +163,13 @@ def distill(
         return trained(_loss_of_mixed(model, settings, dataset, on_labels, every_one, mixer))
 
     def outputs_of(teacher: TorchModel, name: str) -> Callable[[TrainingBatch], Tensor]:
-        own = teacher_order(model, teacher, dataset.examples)
-        if model.task.draws_inputs:
-            return TeacherNow(model, teacher, dataset, own)
-        outputs: TeacherOutputs
-        aligned = model if splits_otherwise(model, teacher, dataset.examples) else None
-        if settings.teacher_cache is not None:
-            folder = settings.teacher_cache
-            outputs = StoredTeacherOutputs(
-                teacher, dataset, own, folder, run.progress, student=aligned
-            )
-        else:
+        found = _outputs_of(model, teacher, dataset, settings, run)
+        if isinstance(found, TeacherNow):
+            return found
+        if settings.teacher_cache is None:
             # Not computed again in other batches, where they would differ in the last bits.
-            cached[name] = outputs = TeacherOutputs(
-                teacher, dataset, own, run.team, student=aligned
-            )
-        return lambda batch: outputs(batch.rows, batch.mask)
+            cached[name] = found
+        return lambda batch: found(batch.rows, batch.mask)
 
     others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
     if settings.teacher_cache is not None:
@@ -202,6 +193,24 @@ def distill(
 
         extra = {} if losses.projection is None else {"projection": losses.projection}
         return trained(loss_with_layers, extra)
+
+
+def _outputs_of(
+    model: TorchModel,
+    teacher: TorchModel,
+    dataset: Dataset,
+    settings: DistillSettings,
+    run: TrainingRun,
+) -> TeacherNow | TeacherOutputs:
+    """Return what gives the outputs of `teacher` for a batch: computed now, once, or stored."""
+    order = teacher_order(model, teacher, dataset.examples)
+    if model.task.draws_inputs:
+        return TeacherNow(model, teacher, dataset, order)
+    aligned = model if splits_otherwise(model, teacher, dataset.examples) else None
+    if settings.teacher_cache is not None:
+        folder = settings.teacher_cache
+        return StoredTeacherOutputs(teacher, dataset, order, folder, run.progress, student=aligned)
+    return TeacherOutputs(teacher, dataset, order, run.team, student=aligned)
 
 
 def _loss_of_mixed(
