@@ -140,11 +140,12 @@ def serve(
 
     What was asked until then is answered, for at most `settings.stop_seconds`. `ready` gets
     the address once requests are taken. `name` is what answers call the model, None for that of its
-    folder. Raises what `load_artifact` and `open_socket` raise.
+    folder. Raises what `load_artifact`, opening its graph and `open_socket` raise.
     """
     artifact = load_artifact(
         directory, provider=provider, threads=threads, streams=settings.workers
     )
+    artifact.model.session  # noqa: B018 - opened now: a graph that does not run takes no request
     own = open_socket()
     service = Service(artifact, settings, name=name or _name_of(artifact.directory))
     try:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from compressor.errors import EnvironmentMismatch
-from compressor.serve.run import inherited, listen
-from compressor.serve.settings import read_key, usable_cpus
+from compressor.serve.run import inherited, listen, serve
+from compressor.serve.settings import ServeSettings, read_key, usable_cpus
 
 BODY = json.dumps({"inputs": ["a great film"]})
 JSON = {"Content-Type": "application/json"}
@@ -135,6 +135,23 @@ def test_what_cannot_be_started_is_an_error_with_words(tmp_path: Path):
             read_key(tmp_path / "key")
     (tmp_path / "key").write_text("sesame\n")
     assert read_key(tmp_path / "key") == "sesame"
+
+
+def test_a_graph_that_does_not_run_takes_no_request(
+    served_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EnvironmentMismatch, match="provider 'cuda' is not in this onnxruntime"):
+        serve(
+            served_folder,
+            open_socket=lambda: pytest.fail("it listens"),
+            settings=ServeSettings(),
+            provider="cuda",
+            threads=1,
+            access_log=False,
+            name=None,
+            ready=lambda address: pytest.fail(f"it serves on {address}"),
+        )
 
 
 def test_the_share_of_a_container_counts(tmp_path: Path):
