@@ -12,6 +12,7 @@ from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
 )
+from compressor.passes.prune_structured import compensated_scores as module
 from compressor.passes.prune_structured.compensated_scores import (
     Moments,
     compensated_scores,
@@ -58,6 +59,54 @@ def test_the_first_cost_is_the_error_that_least_squares_leaves():
 
     assert float(costs.min()) == pytest.approx(min(errors), rel=0.01)  # damped by 1e-3
     assert int(costs.argmin()) == errors.index(min(errors))
+
+
+def test_neurons_leave_as_the_best_correction_of_the_rest_says(monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(200, 80, generator=generator) @ torch.randn(80, 80, generator=generator)
+    weight = torch.randn(6, 80, generator=generator)
+    own = moments(inputs, 6)
+    monkeypatch.setattr(module, "_ROUNDS", 2)  # several copies without the neurons that left
+    found = elimination_costs(weight, own, dim=1)
+    assert torch.allclose(found, by_definition(weight, own), rtol=1e-9)
+
+
+def by_definition(weight: Tensor, own: Moments) -> Tensor:
+    """Return the costs of neurons, 16 at a time, each time from the equations of those left."""
+    size = weight.shape[1]
+    damped = own.inputs.clone()
+    damped.diagonal()[:size] += 1e-3 * damped.diagonal()[:size].mean()
+    root = own.gradients.sqrt()  # diagonal
+    costs = torch.zeros(size, dtype=torch.float64)
+    left, rest, highest = list(range(size)), root @ weight.double(), 0.0
+    while left:
+        places = [*left, size]
+        inverse = torch.linalg.inv(damped[places][:, places])
+        alone = rest.square().sum(dim=0) / inverse.diagonal()[:-1]
+        leaving = alone.argsort(stable=True)[:16]
+        taken = rest[:, leaving]
+        precision = torch.linalg.inv(inverse[leaving][:, leaving])
+        highest = max(highest, float((taken @ precision * taken).sum()) / len(leaving))
+        costs[[left[place] for place in leaving.tolist()]] = highest
+        rest = rest - taken @ precision @ inverse[leaving][:, :-1]
+        stay = [place for place in range(len(left)) if place not in leaving.tolist()]
+        left, rest = [left[place] for place in stay], rest[:, stay]
+    return costs
+
+
+def test_second_moments_are_whole_whatever_their_blocks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_BLOCK", 3)
+    rows = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.arange(20, dtype=torch.float64)[:, None]
+    total = torch.zeros(8, 8, dtype=torch.float64)
+    module._add_product(total, rows[:9] * weights[:9], rows[:9])
+    module._add_product(total, rows[9:] * weights[9:], rows[9:])
+    assert torch.allclose(module._mirrored(total), rows.T @ torch.diag(weights[:, 0]) @ rows)
+
+
+def test_a_matrix_that_rounding_left_indefinite_is_inverted_too():
+    matrix = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)
+    assert torch.allclose(module._inverse(matrix) @ matrix, torch.eye(2, dtype=torch.float64))
 
 
 def test_costs_rise_in_the_order_of_leaving_and_hold_for_every_architecture(
