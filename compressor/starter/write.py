@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,22 +97,12 @@ def write_starter(
     Raises `RecipeError` for what cannot be guessed, `EnvironmentMismatch` when checkpoint or data
     cannot be read, and as `load_function` does.
     """
-    if is_folder(output):
-        raise RecipeError(f"{output}: is a directory; give --output a file in it")
-    if (reason := unwritable(output)) is not None:
-        raise RecipeError(f"{output}: {reason}; give --output a file to write the recipe to")
-    if exists(output) and not force:
-        raise RecipeError(f"{output}: exists already; give another --output, or --force")
-    if (reason := no_folder(output.parent)) is not None:
-        raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
+    _require_writable(output, force=force)
     files = find_checkpoint(checkpoint, base=base)
     task = load_task(files.infer_task())
     own = _own_metric(wishes.metric, allow_code=allow_code)
-    if own is None and wishes.metric is not None and wishes.metric not in task.metric_names():
-        raise RecipeError(
-            f"--metric: {task.name} has no metric '{wishes.metric}' (allowed: "
-            f"{', '.join(task.metric_names())})"
-        )
+    if own is None:
+        _require_metric(wishes.metric, task)
     if is_folder(data):
         found = splits_in(data)
         data, train = found["search"], train or found.get("train")
@@ -125,13 +115,8 @@ def write_starter(
     labels = files.labels_for(task)
     progress.stage("read the data")
     searched, table = _look(data, labels, wishes, task)
-    # Each file may call its columns differently; what was given by name is for `data`.
-    others: dict[str, SourceFacts] = {}
-    for name, path in (("train", train), ("certification", certification)):
-        if path is not None:
-            others[name], rows = _look(path, labels, _for_other(path, wishes), task)
-            if _columns(task).names_labels:
-                _require_same_names(others[name], rows, searched, labels)
+    given = {"train": train, "certification": certification}
+    others = _other_sources(given, searched, labels, wishes, task)
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
     if own is not None:
@@ -183,6 +168,7 @@ def write_starter(
     )
     progress.stage("a first look at the checkpoint's predictions")
     draft = _draft(facts, prunes=not cannot_prune, repairs=donor >= _ROWS_TO_CUT)
+    metric = wishes.metric if own is None else own.reference
     try:
         trial = look_at(
             parse_recipe(render(facts, draft, output), path=output),
@@ -197,7 +183,7 @@ def write_starter(
             provider=facts.provider,
             cannot_prune=cannot_prune,
             keeps_heads=keeps_heads,
-            metric=wishes.metric if own is None else own.reference,
+            metric=metric,
         )
     except RecipeError as error:
         raise RecipeError([_with_flags(item) for item in error.mistakes]) from error
@@ -209,16 +195,41 @@ def write_starter(
     recipe = parse_recipe(text, path=output)
     check_inputs(recipe if own is None else recipe.allowing_code())
     require_fitting_passes(recipe, model.task, files.of_task(model.task))
+    _write(text, output)
+    for note in plan.notes:
+        progress.result(f"{note}.")
+    progress.result(f"A run takes {estimate(plan)}.")
+    return recipe
+
+
+def _require_writable(output: Path, *, force: bool) -> None:
+    """Raise where no recipe can be written to `output`, or one is there that should stay."""
+    if is_folder(output):
+        raise RecipeError(f"{output}: is a directory; give --output a file in it")
+    if (reason := unwritable(output)) is not None:
+        raise RecipeError(f"{output}: {reason}; give --output a file to write the recipe to")
+    if exists(output) and not force:
+        raise RecipeError(f"{output}: exists already; give another --output, or --force")
+    if (reason := no_folder(output.parent)) is not None:
+        raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
+
+
+def _write(text: str, output: Path) -> None:
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EnvironmentMismatch(
             f"{output}: cannot be written ({error.strerror or error}); give another --output"
         ) from error
-    for note in plan.notes:
-        progress.result(f"{note}.")
-    progress.result(f"A run takes {estimate(plan)}.")
-    return recipe
+
+
+def _require_metric(metric: str | None, task: Task) -> None:
+    """Raise `RecipeError` for a metric that the task does not have."""
+    if metric is not None and metric not in task.metric_names():
+        raise RecipeError(
+            f"--metric: {task.name} has no metric '{metric}' (allowed: "
+            f"{', '.join(task.metric_names())})"
+        )
 
 
 def _own_metric(metric: str | None, *, allow_code: bool) -> OwnFunction | None:
@@ -333,6 +344,24 @@ def _look(
     asked = Asked(tuple(labels), wishes.inputs, wishes.label, wishes.label_names)
     found = guess(_columns(task).holds, str(path), table.columns, asked)
     return SourceFacts(path, len(table), found, source.quoting), table
+
+
+def _other_sources(
+    paths: Mapping[str, Path | None],
+    searched: SourceFacts,
+    labels: tuple[str, ...],
+    wishes: Wishes,
+    task: Task,
+) -> dict[str, SourceFacts]:
+    """Return what is known of the splits besides search, which have the same names of labels."""
+    found: dict[str, SourceFacts] = {}
+    for name, path in paths.items():
+        if path is not None:
+            # Each file may call its columns differently; what was given by name is for `searched`.
+            found[name], rows = _look(path, labels, _for_other(path, wishes), task)
+            if _columns(task).names_labels:
+                _require_same_names(found[name], rows, searched, labels)
+    return found
 
 
 def _columns(task: Task) -> Columns:
