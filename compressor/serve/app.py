@@ -360,8 +360,9 @@ class Service:
                 if (length := _characters_of(item)) > most:
                     raise Refused(
                         413,
-                        f"example {place}: {length} characters, at most {most} may be in one; the "
-                        f"model reads the first {self._artifact.manifest['max_length']} tokens",
+                        f"example {place}: {length} characters, at most {most} may be in one; send "
+                        f"it in parts (the model reads {self._artifact.manifest['max_length']} "
+                        f"tokens at a time)",
                     )
         try:
             received = [task.received(item, f"example {i}") for i, item in enumerate(inputs)]
