@@ -136,7 +136,8 @@ class ExportSettings(BaseModel):
         gt=0,
         lt=1,
         description="largest difference allowed between the exported graph's logits and those "
-        "of PyTorch",
+        "of PyTorch; of outputs in the hundreds and beyond, also a hundred-thousandth of the "
+        "largest, which rounding takes",
     )
 
     token_states: bool = Field(

@@ -53,6 +53,15 @@ def test_difference_beyond_the_limit_is_an_error():
     assert (caught.value.max_abs_diff, caught.value.limit) == (0.5, 0.25)
 
 
+def test_of_large_outputs_what_rounding_takes_is_allowed():
+    prices = {"input_ids": np.array([[300_000, 20], [5, 0]]), "attention_mask": np.ones((2, 2))}
+    found = check_parity(REFERENCE, Fixed(Path("model.onnx"), offset=2.0), [batch(2, 8), prices], 1)
+    assert found.max_abs_diff == 2.0
+    assert found.limit == pytest.approx(3.0)
+    with pytest.raises(ParityError):
+        check_parity(REFERENCE, Fixed(Path("model.onnx"), offset=4.0), [prices], 1)
+
+
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 @pytest.mark.parametrize("both", [False, True])
 def test_logits_that_are_not_finite_are_never_equal(broken: float, both: bool):
