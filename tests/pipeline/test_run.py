@@ -207,6 +207,20 @@ def begun(finished: tuple[RunReport, Path], tmp_path: Path) -> Path:
     return output
 
 
+def test_a_checkpoint_that_keeps_its_shape_opens_in_transformers_pipeline(
+    base: dict[str, Any], begun: Path, self_labelled: Dataset
+):
+    steps = [{"kind": "distill", "max_steps": 2}]
+    run(base, begun, passes=steps, benchmark={"providers": []})
+    texts = [str(text) for text in self_labelled.examples[:5]]
+    pipe: Any = transformers.pipeline("text-classification", model=str(begun / "checkpoint"))
+    wanted = load_artifact(begun / "artifact")(texts)
+    found = pipe(texts)
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
+    scores = [one["score"] for one in wanted]
+    assert [one["score"] for one in found] == pytest.approx(scores, abs=1e-4)
+
+
 def test_the_report_on_disk_is_the_one_returned(finished: tuple[RunReport, Path]):
     report, output = finished
     assert json.loads((output / "report.json").read_text()) == json.loads(
