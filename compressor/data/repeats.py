@@ -11,7 +11,7 @@ several times has not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ def repeated(split: Dataset, others: Mapping[str, Dataset]) -> str | None:
     """Return why the rows of a certification split are too few of their own; None where they do.
 
     `others` are the splits by name that a run has read before. What is compared is what a model
-    reads: of candidates the query, of queries and documents the query, of graded pairs both texts.
+    reads: of candidates the query, of questions the context, of queries and documents the query, of
+    graded pairs both texts.
     Letter case and spaces do not count.
     """
     own = _inputs(split)
@@ -68,9 +69,7 @@ def _inputs(split: Dataset) -> NDArray[np.uint64]:
 
 def _digests(split: Dataset) -> Iterator[bytes]:
     if split.groups is not None:
-        first = np.unique(split.groups, return_index=True)[1]
-        for row in first.tolist():
-            yield _digest(texts_of(split.examples[row])[0])
+        yield from _digests_of_groups(split.examples, split.groups)
         return
     rows = range(len(split) if split.num_judged is None else split.num_judged)
     if split.grades is not None:  # texts that were read as pairs
@@ -79,6 +78,31 @@ def _digests(split: Dataset) -> Iterator[bytes]:
         return
     for row in rows:
         yield _digest(split.examples[row])
+
+
+def _digests_of_groups(examples: Sequence[Example], groups: NDArray[np.int64]) -> Iterator[bytes]:
+    """Yield what stands for each group: the text that its examples share.
+
+    That is the query of candidates, or the context of questions. Where they share no single text,
+    as where each group has one example, all that it reads.
+    """
+    first: dict[int, list[bytes]] = {}
+    whole: dict[int, bytes] = {}
+    shares: list[bool] = []
+    for example, group in zip(examples, groups.tolist(), strict=True):
+        texts = [_digest(text) for text in texts_of(example)]
+        if group not in first:
+            first[group] = texts
+            shares = shares or [True] * len(texts)
+        shares = [
+            shared and own == other
+            for shared, own, other in zip(shares, texts, first[group], strict=True)
+        ]
+        whole[group] = hashlib.sha256(whole.get(group, b"") + b"".join(texts)).digest()
+    if sum(shares) == 1:
+        yield from (texts[shares.index(True)] for texts in first.values())
+    else:
+        yield from whole.values()
 
 
 def _digest(*examples: Example) -> bytes:

@@ -59,6 +59,16 @@ def test_of_candidates_the_queries_count():
     assert repeated(split("certification", *pairs[:20], groups=groups[:20]), {}) is None
 
 
+def test_of_questions_the_contexts_count():
+    asked = [("who was it?", text) for text in TEXTS[:20] for _ in range(2)]
+    groups = [number // 2 for number in range(40)]
+    assert repeated(split("certification", *asked, groups=groups), {}) is None
+    each = [("who was it?", text) for text in TEXTS]
+    assert repeated(split("certification", *each, groups=list(range(40))), {}) is None
+    copies = split("certification", *asked, *asked, groups=[*groups, *(20 + g for g in groups)])
+    assert repeated(copies, {}) is not None
+
+
 def test_of_graded_pairs_both_texts_count():
     texts = [text for other in TEXTS[1:] for text in (TEXTS[0], other)]
     graded = dataclasses.replace(split("certification", *texts), grades=np.arange(39.0))

@@ -91,7 +91,7 @@ def test_rows_of_rare_pieces_are_codes_and_the_others_have_four_bits_more(
     with pytest.raises(ValidationError, match="code_width: 6 is for tables of codes"):
         QuantizeDynamic(embeddings="int4", code_width=6)
     milder, *_ = QuantizeDynamic(embeddings="codes", code_width=6, refined_rows=9).milder()
-    assert (milder.embeddings, milder.code_width, milder.refined_rows) == ("int8", 12, 0)
+    assert (milder.embeddings, milder.code_width, milder.refined_rows) == ("int4", 12, 9)
 
 
 def test_what_multiplies_one_token_of_a_text_is_int4_and_the_rest_int8(

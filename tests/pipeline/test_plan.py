@@ -36,7 +36,8 @@ def plan(
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     for name, count in (("dev.csv", 100), ("proof.csv", 50)):
-        (tmp_path / name).write_text("text,label\n" + "fine,1\nbad,0\n" * count)
+        lines = (f"fine {name} {row},1\nbad {name} {row},0\n" for row in range(count))
+        (tmp_path / name).write_text("text,label\n" + "".join(lines))
     return tmp_path
 
 

@@ -20,7 +20,7 @@ from compressor.pipeline.preflight import (
 )
 from compressor.recipe.recipe import Recipe, load_recipe
 
-GOOD_ROWS = "text,label\n" + "fine,1\nbad,0\n" * 60
+GOOD_ROWS = "text,label\n" + "".join(f"fine {row},1\nbad {row},0\n" for row in range(60))
 
 
 @pytest.fixture
