@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.data.group_texts import shared_text
 from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
 from compressor.tasks import Example, identity_of, texts_of
@@ -25,10 +26,11 @@ _FINGERPRINT = "fingerprint"
 def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
     """Return a record of each split, with how many of its examples also occur in each other one.
 
-    Of queries with candidates the query counts: what was chosen by some candidates of a query is
-    not unseen by others.
+    Of queries with candidates the query counts, of questions the context: what was chosen by some
+    candidates of a query is not unseen by others.
     """
-    digests = {name: _identities(split) for name, split in splits.items()}
+    place = shared_text(splits.values())
+    digests = {name: _identities(split, place) for name, split in splits.items()}
     records = []
     for name, split in splits.items():
         shared = {
@@ -47,14 +49,16 @@ def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
     return tuple(records)
 
 
-def _identities(split: Dataset) -> NDArray[np.uint64]:
+def _identities(split: Dataset, place: int | None) -> NDArray[np.uint64]:
     """Return what tells examples of splits apart, shape `(num_examples,)`, in ascending order.
+
+    `place` is the text that a group is told by, if one is.
 
     Of their SHA-256 these are 64 bits: that two of millions of rows share them by chance has a
     probability below one in a million, and memory is what 256 would take.
     """
     digests = (
-        _digest(example if split.groups is None else texts_of(example)[0])
+        _digest(example if split.groups is None or place is None else texts_of(example)[place])
         for example in split.examples
     )
     found = np.fromiter(

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.data.group_texts import shared_text
 from compressor.data.splits import Dataset
 from compressor.tasks import Example, identity_of, texts_of
 from compressor.words import counted, verb_for
 
 _MOST_AGAIN = 0.5  # of the different inputs, that come more than once
 _MOST_SHARED = 0.5  # of the rows, that another split holds
-_KNOWN = "inputs"
 
 
 def repeated(split: Dataset, others: Mapping[str, Dataset]) -> str | None:
@@ -30,10 +31,10 @@ def repeated(split: Dataset, others: Mapping[str, Dataset]) -> str | None:
 
     `others` are the splits by name that a run has read before. What is compared is what a model
     reads: of candidates the query, of questions the context, of queries and documents the query, of
-    graded pairs both texts.
-    Letter case and spaces do not count.
+    graded pairs both texts. Letter case and spaces do not count.
     """
-    own = _inputs(split)
+    place = shared_text((split, *others.values()))
+    own = _inputs(split, place)
     inputs, counts = np.unique(own, return_counts=True)
     num, what = len(own), _unit(split)
     if int(np.sum(counts > 1)) > _MOST_AGAIN * len(inputs):
@@ -42,7 +43,7 @@ def repeated(split: Dataset, others: Mapping[str, Dataset]) -> str | None:
             f"inputs, and a copy proves nothing that the first did not; keep one of each"
         )
     for name, other in others.items():
-        shared = int(np.isin(own, _inputs(other)).sum())
+        shared = int(np.isin(own, _inputs(other, place)).sum())
         if shared > _MOST_SHARED * num:
             return (
                 f"{shared:,} of {counted(num, *what)} {verb_for(shared, 'stands', 'stand')} in the "
@@ -57,52 +58,35 @@ def _unit(split: Dataset) -> tuple[str, str]:
     return ("query", "queries") if is_query else ("row", "rows")
 
 
-def _inputs(split: Dataset) -> NDArray[np.uint64]:
+def _inputs(split: Dataset, place: int | None) -> NDArray[np.uint64]:
     """Return a number for each unit that is the same for equal inputs alone, as good as surely."""
-    if _KNOWN not in split.known:
-        split.known[_KNOWN] = np.fromiter(
-            (int.from_bytes(digest[:8], "big") for digest in _digests(split)), dtype=np.uint64
-        )
-    found: NDArray[np.uint64] = split.known[_KNOWN]
-    return found
+    digests = _digests(split, place)
+    return np.fromiter((int.from_bytes(digest[:8], "big") for digest in digests), dtype=np.uint64)
 
 
-def _digests(split: Dataset) -> Iterator[bytes]:
+def _digests(split: Dataset, place: int | None) -> Iterator[bytes]:
+    """Yield what stands for each unit; `place` is the text that a group is told by, if one is."""
     if split.groups is not None:
-        yield from _digests_of_groups(split.examples, split.groups)
+        yield from _digests_of_groups(split.examples, split.groups, place)
         return
-    rows = range(len(split) if split.num_judged is None else split.num_judged)
+    examples = islice(split.examples, split.num_judged)
     if split.grades is not None:  # texts that were read as pairs
-        for row in rows[::2]:
-            yield _digest(*(split.examples[row], split.examples[row + 1]))
+        yield from (_digest(*pair) for pair in zip(examples, examples, strict=True))
         return
-    for row in rows:
-        yield _digest(split.examples[row])
+    yield from map(_digest, examples)
 
 
-def _digests_of_groups(examples: Sequence[Example], groups: NDArray[np.int64]) -> Iterator[bytes]:
-    """Yield what stands for each group: the text that its examples share.
-
-    That is the query of candidates, or the context of questions. Where they share no single text,
-    as where each group has one example, all that it reads.
-    """
-    first: dict[int, list[bytes]] = {}
-    whole: dict[int, bytes] = {}
-    shares: list[bool] = []
+def _digests_of_groups(
+    examples: Sequence[Example], groups: NDArray[np.int64], place: int | None
+) -> Iterator[bytes]:
+    """Yield the text of each group that it is told by; where none is, all that it reads."""
+    found: dict[int, bytes] = {}
     for example, group in zip(examples, groups.tolist(), strict=True):
-        texts = [_digest(text) for text in texts_of(example)]
-        if group not in first:
-            first[group] = texts
-            shares = shares or [True] * len(texts)
-        shares = [
-            shared and own == other
-            for shared, own, other in zip(shares, texts, first[group], strict=True)
-        ]
-        whole[group] = hashlib.sha256(whole.get(group, b"") + b"".join(texts)).digest()
-    if sum(shares) == 1:
-        yield from (texts[shares.index(True)] for texts in first.values())
-    else:
-        yield from whole.values()
+        if place is None:
+            found[group] = hashlib.sha256(found.get(group, b"") + _digest(example)).digest()
+        elif group not in found:
+            found[group] = _digest(texts_of(example)[place])
+    yield from found.values()
 
 
 def _digest(*examples: Example) -> bytes:

@@ -32,6 +32,28 @@ def test_a_pair_is_not_its_texts_run_together():
     assert describe_splits({"train": one, "search": other})[0].shared_with == {}
 
 
+def grouped(name: str, groups: list[int], *examples: tuple[str, str]) -> Dataset:
+    own = dataclasses.replace(split(name, *map(str, range(len(examples)))), examples=examples)
+    return dataclasses.replace(own, groups=np.array(groups))
+
+
+def test_questions_share_what_their_contexts_do_and_candidates_what_their_queries_do():
+    train = grouped("train", [0, 0, 1], ("who?", "a"), ("where?", "a"), ("who?", "b"))
+    search = grouped("search", [0, 1], ("who?", "c"), ("why?", "b"))
+    records = describe_splits({"train": train, "search": search})
+    assert [record.shared_with for record in records] == [{"search": 1}, {"train": 1}]
+    train = grouped("train", [0, 0, 1], ("q", "a"), ("q", "b"), ("r", "a"))
+    search = grouped("search", [0, 1], ("q", "c"), ("s", "a"))
+    records = describe_splits({"train": train, "search": search})
+    assert [record.shared_with for record in records] == [{"search": 2}, {"train": 1}]
+
+
+def test_of_groups_that_no_text_tells_whole_examples_are_compared():
+    train = grouped("train", [0, 1], ("who?", "a"), ("who?", "b"))
+    search = grouped("search", [0, 1], ("who?", "b"), ("who?", "c"))
+    assert describe_splits({"train": train, "search": search})[0].shared_with == {"search": 1}
+
+
 def test_the_fingerprint_depends_on_examples_labels_and_nothing_else():
     one = split("train", "a", "b")
     renamed = dataclasses.replace(one, name="search", source="elsewhere")
