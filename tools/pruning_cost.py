@@ -40,7 +40,8 @@ from compressor.tasks.columns import TextColumns
 from compressor.verify.benchmark import BenchmarkBatch, benchmark
 
 _LABELS = ("0", "1")
-_HEADS = 12
+_HEADS = 12  # of widths that they divide, as those of published encoders
+_HEAD_DIM = 64  # elsewhere, as in encoders of 1,024
 _GATED = ("modernbert", "gte", "nomic_bert", "eurobert", "qwen3", "llama")
 _GROUPED = ("eurobert", "qwen3", "llama")
 _OWN: dict[str, dict[str, Any]] = {
@@ -69,6 +70,10 @@ class Size:
     def __str__(self) -> str:
         return f"{self.layers}x{self.hidden_size}"
 
+    @property
+    def heads(self) -> int:
+        return self.hidden_size // _HEAD_DIM if self.hidden_size % _HEADS else _HEADS
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -86,7 +91,7 @@ def random_model(family: str, size: Size, tokenizer: str) -> TorchModel:
         "vocab_size": len(preprocessor),
         "hidden_size": size.hidden_size,
         "num_hidden_layers": size.layers,
-        "num_attention_heads": _HEADS,
+        "num_attention_heads": size.heads,
         "intermediate_size": 4 * size.hidden_size,
         "id2label": dict(enumerate(_LABELS)),
         "pad_token_id": preprocessor.pad_token_id,
@@ -96,7 +101,7 @@ def random_model(family: str, size: Size, tokenizer: str) -> TorchModel:
     # DeBERTa-v3 shares projections of relative positions, and a query's keys are its own here.
     settings |= _OWN.get(family, {})
     if family in _GROUPED:
-        settings |= {"num_key_value_heads": _HEADS, "head_dim": size.hidden_size // _HEADS}
+        settings |= {"num_key_value_heads": size.heads, "head_dim": size.hidden_size // size.heads}
     config = transformers.AutoConfig.for_model(family, **settings)
     preprocessor.model_max_length = min(preprocessor.model_max_length, 512)
     named = ["input_ids", "attention_mask"]
