@@ -521,21 +521,22 @@ def speeds(measured: Sequence[Mapping[str, float]]) -> str:
     return f"{middle:.1f}× ({low:.1f} to {high:.1f})"
 
 
-def pruning_cost() -> str:
+def pruning_cost(*names: str) -> str:
     """Return the table of what pruning half of the FLOPs costs and gains, family by family."""
-    results = read_results("pruning-cost")
+    found = {name: read_results(name) for name in names}
     lines = [
         "| model type | layers x width | parameters | CPU seconds | memory, MB | faster, 1 text | "
         "faster, 8 texts |",
         "|:--|:--|--:|--:|--:|--:|--:|",
     ]
-    for row in results["rows"]:
+    for row in (row for results in found.values() for row in results["rows"]):
         one, eight = row["speeds"]["1"], row["speeds"]["8"]
         lines.append(
             f"| {row['family']} | {row['size']} | {row['parameters'] / 1e6:.1f} million | "
             f"{row['seconds']:.0f} | {row['peak_mb']:,.0f} | {one:.1f}× | {eight:.1f}× |"
         )
-    return "\n".join([*lines, "", source("pruning-cost", results)])
+    sources = "\n\n".join(source(name, results) for name, results in found.items())
+    return "\n".join([*lines, "", sources])
 
 
 def pruning_alone() -> str:
@@ -990,7 +991,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "hostile": hostile,
     "soak": soak,
     "arm64": arm64,
-    "pruning_cost": pruning_cost,
+    "pruning_cost": partial(pruning_cost, "pruning-cost"),
+    "pruning_cost_of_sizes": partial(pruning_cost, "pruning-cost-12x768"),
     "pruning_alone": pruning_alone,
     "tables": tables,
     "convolutions": convolutions,
