@@ -525,15 +525,15 @@ def pruning_cost(*names: str) -> str:
     """Return the table of what pruning half of the FLOPs costs and gains, family by family."""
     found = {name: read_results(name) for name in names}
     lines = [
-        "| model type | layers x width | parameters | CPU seconds | memory, MB | faster, 1 text | "
-        "faster, 8 texts |",
-        "|:--|:--|--:|--:|--:|--:|--:|",
+        "| model type | layers x width | parameters | rows | CPU seconds | memory, MB "
+        "| faster, 1 text | faster, 8 texts |",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for row in (row for results in found.values() for row in results["rows"]):
         one, eight = row["speeds"]["1"], row["speeds"]["8"]
         lines.append(
             f"| {row['family']} | {row['size']} | {row['parameters'] / 1e6:.1f} million | "
-            f"{row['seconds']:.0f} | {row['peak_mb']:,.0f} | {one:.1f}× | {eight:.1f}× |"
+            f"{row['rows']:,} | {row['seconds']:.0f} | {row['peak_mb']:,.0f} | {one:.1f}× | {eight:.1f}× |"
         )
     sources = "\n\n".join(source(name, results) for name, results in found.items())
     return "\n".join([*lines, "", sources])
@@ -992,7 +992,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soak": soak,
     "arm64": arm64,
     "pruning_cost": partial(pruning_cost, "pruning-cost"),
-    "pruning_cost_of_sizes": partial(pruning_cost, "pruning-cost-12x768"),
+    "pruning_cost_of_sizes": partial(pruning_cost, "pruning-cost-12x768", "pruning-cost-24x1024"),
     "pruning_alone": pruning_alone,
     "tables": tables,
     "convolutions": convolutions,
