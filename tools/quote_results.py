@@ -533,10 +533,11 @@ def pruning_cost(*names: str) -> str:
         one, eight = row["speeds"]["1"], row["speeds"]["8"]
         lines.append(
             f"| {row['family']} | {row['size']} | {row['parameters'] / 1e6:.1f} million | "
-            f"{row['rows']:,} | {row['seconds']:.0f} | {row['peak_mb']:,.0f} | {one:.1f}× | {eight:.1f}× |"
+            f"{row['rows']:,} | {row['seconds']:.0f} | {row['peak_mb']:,.0f} | {one:.1f}× | "
+            f"{eight:.1f}× |"
         )
-    sources = "\n\n".join(source(name, results) for name, results in found.items())
-    return "\n".join([*lines, "", sources])
+    sources = (source(name, results) for name, results in found.items())
+    return "\n".join([*lines, "", *sources])
 
 
 def pruning_alone() -> str:
