@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from compressor.data.splits import Dataset
 from compressor.tasks import texts_of
 
+_KNOWN = "shared text"
+
 
 def shared_text(splits: Iterable[Dataset]) -> int | None:
     """Return the position of the only text that the examples of each group share.
@@ -15,8 +17,15 @@ def shared_text(splits: Iterable[Dataset]) -> int | None:
     It is that of the first split that tells: one whose groups have several examples, which share
     one text and no more. None where no split does.
     """
-    found = (_shared_text(split) for split in splits if split.groups is not None)
-    return next((place for place in found if place is not None), None)
+    for split in splits:
+        if split.groups is None:
+            continue
+        if _KNOWN not in split.known:
+            split.known[_KNOWN] = _shared_text(split)
+        place: int | None = split.known[_KNOWN]
+        if place is not None:
+            return place
+    return None
 
 
 def _shared_text(split: Dataset) -> int | None:
