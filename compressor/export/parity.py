@@ -8,14 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import ParityError
+from compressor.errors import ExportError, ParityError, shortened
+from compressor.machine.memory import is_out_of_memory
 from compressor.measurements import Parity
 from compressor.models.onnx_model import OnnxModel
+from compressor.runtime.session import SESSION_FAILURES
 from compressor.tasks import Batch, Task
 
 # Of the largest output: sums in another order differ by a few millionths of it, which is more than
 # any fixed limit where numbers are large, such as prices.
 _ROUNDING = 1e-5
+_MOST_CHARACTERS = 400  # of what ONNX Runtime says
 
 
 class Reference(Protocol):
@@ -44,7 +47,8 @@ def check_parity(
     a hundred-thousandth of the largest.
 
     Raises `ParityError` when a logit differs by more than that, when shapes differ, and when a
-    logit is not finite, and `ValueError` without batches, because nothing would have been shown.
+    logit is not finite, `ExportError` when the file cannot compute a batch, and `ValueError`
+    without batches, because nothing would have been shown.
     """
     if not batches:
         raise ValueError("parity needs at least one batch")
@@ -72,7 +76,7 @@ def _difference(
     reference: Reference, exported: OnnxModel, batch: Batch, limit: float, task: Task | None
 ) -> tuple[float, float]:
     """Return the largest difference, and the largest output of the reference."""
-    expected, found = reference.predict(batch), exported.predict(batch)
+    expected, found = reference.predict(batch), _computed(exported, batch)
     if expected.shape != found.shape:
         raise ParityError(
             f"{exported.path}: logits of shape {found.shape} instead of {expected.shape}",
@@ -94,6 +98,21 @@ def _difference(
             )
     exact = expected.astype(np.float64)
     return float(np.max(np.abs(exact - found))), float(np.max(np.abs(exact)))
+
+
+def _computed(exported: OnnxModel, batch: Batch) -> NDArray[np.float32]:
+    """Return the logits of the file; a graph can be right for the traced batch and fail at one."""
+    try:
+        return exported.predict(batch)
+    except SESSION_FAILURES as error:
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(
+            f"{exported.path} on {exported.provider} cannot compute inputs of shape "
+            f"{_shape(batch)}, which the PyTorch model can: {shortened(error, _MOST_CHARACTERS)}; "
+            f"if the untouched checkpoint's file can, the passes before the export are the cause, "
+            f"otherwise this architecture is not supported"
+        ) from error
 
 
 def _shape(batch: Batch) -> tuple[int, ...]:

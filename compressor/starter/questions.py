@@ -1,8 +1,8 @@
 """What a run refuses, asked of a checkpoint before a recipe is written.
 
 Each question is the one that the run itself asks, so that the two cannot differ: what settings and
-architecture say of a pass, whether a row gets one prediction however it is read, and, for a model
-type that is not known, whether its export computes the same.
+architecture say of a pass, whether a row gets one prediction however it is read, and, where
+the parts of the encoder are not known, whether its export computes the same.
 """
 
 from __future__ import annotations
@@ -82,13 +82,14 @@ def ask_for_an_export(
     recipe: Recipe,
     progress: Progress,
 ) -> None:
-    """Export a checkpoint of a model type that is not in the table of families, and compare.
+    """Export a checkpoint of a model type whose encoder is not known in all its parts, and compare.
 
     Raises `EnvironmentMismatch` where it cannot be exported, or its file computes something else.
     """
-    if (kind := str(model.module.config.model_type)) in FAMILIES:
+    family = FAMILIES.get(kind := str(model.module.config.model_type))
+    if family is not None and not isinstance(family.encoder, str):
         return
-    progress.stage(f"try the export: model type '{kind}' is not among those that were tried before")
+    progress.stage(f"try the export: not every model of type '{kind}' can be exported")
     with tempfile.TemporaryDirectory() as folder:
         try:
             place = Path(folder) / "model.onnx"

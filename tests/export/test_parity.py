@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
-from compressor.errors import ParityError
+from compressor.errors import ExportError, ParityError
 from compressor.export.parity import check_parity
 from compressor.models.onnx_model import OnnxModel
 from compressor.tasks import Batch
@@ -51,6 +53,22 @@ def test_difference_beyond_the_limit_is_an_error():
     ) as caught:
         check_parity(REFERENCE, Fixed(Path("model.onnx"), offset=0.5), [batch(2, 8)], 0.25)
     assert (caught.value.max_abs_diff, caught.value.limit) == (0.5, 0.25)
+
+
+def test_a_file_that_cannot_compute_a_batch_is_an_export_that_failed(tmp_path: Path):
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.INT64, None)
+    nodes = [  # without its axis of batches where there is one row, so there is no axis 2 to add
+        helper.make_node("Squeeze", ["input_ids"], ["squeezed"]),
+        helper.make_node("Unsqueeze", ["squeezed", "axis"], ["logits"]),
+    ]
+    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [2])
+    graph = helper.make_graph(nodes, "squeezes", [ids], [logits], [axis])
+    opsets = [helper.make_opsetid("", 17)]
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    with pytest.raises(ExportError, match=r"cannot compute inputs of shape \(1, 5\), which the"):
+        check_parity(REFERENCE, OnnxModel(path), [batch(1, 5)], 0.1)
 
 
 def test_of_large_outputs_what_rounding_takes_is_allowed():

@@ -120,8 +120,13 @@ def test_rows_longer_than_full_attention_are_refused(
     assert not output.exists()
 
 
-def test_a_model_type_that_nobody_tried_is_exported_first(
-    tiny_bert_dir: Path, told: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("in_table", [False, True])
+def test_a_model_type_whose_parts_are_not_known_is_exported_first(
+    in_table: bool,
+    tiny_bert_dir: Path,
+    told: Rows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     tried: list[Path] = []
 
@@ -129,12 +134,14 @@ def test_a_model_type_that_nobody_tried_is_exported_first(
         tried.append(path)
         raise ExportError(f"{type(model.module).__name__} cannot be exported: no such operator")
 
-    known = {name: family for name, family in FAMILIES.items() if name != "bert"}
+    changed = {name: family for name, family in FAMILIES.items() if name != "bert"}
+    if in_table:
+        changed["bert"] = Family("where its heads and neurons sit is not known")
     data, output = write(tmp_path / "rows.csv", told), tmp_path / "recipe.yaml"
     monkeypatch.setattr(questions, "export_onnx", refuse)
     write_starter(str(tiny_bert_dir), data, tmp_path / "known.yaml")
     assert not tried
-    monkeypatch.setattr(questions, "FAMILIES", known)
+    monkeypatch.setattr(questions, "FAMILIES", changed)
     with pytest.raises(EnvironmentMismatch, match="nothing can be done with it, because BertFor"):
         write_starter(str(tiny_bert_dir), data, output)
     assert len(tried) == 1
