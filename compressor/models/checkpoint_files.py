@@ -53,6 +53,7 @@ class CheckpointFiles:
     tensors: Mapping[str, StoredTensor]  # by their keys in the files, without wrappers
     unread: frozenset[str] = frozenset()  # keys of a part that is not the task's
     base: str | None = None  # the model that an adapter called `name` was merged into
+    reads_own_tokens: bool = True  # False where a pass changed what its tokenizer's file says
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -343,6 +343,18 @@ class Pass(BaseModel, ABC):
         """
         yield from ()
 
+    def unfit_tokens(
+        self,
+        task: Task,  # noqa: ARG002
+        files: CheckpointFiles,  # noqa: ARG002
+        untouched: CheckpointFiles,  # noqa: ARG002
+    ) -> Unfit:
+        """Yield what compares tokens of `task` with those of a checkpoint that reads others.
+
+        Read from the tokenizers' files and as `unfit_to`.
+        """
+        yield from ()
+
     def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:  # noqa: ARG002
         """Yield every setting that splits of so many rows cannot meet, with what to do.
 

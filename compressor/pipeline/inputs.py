@@ -241,6 +241,7 @@ def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | 
         if files is not None and left is not None:
             try:
                 found += step.unfit_to(left, files)
+                found += step.unfit_tokens(task, left, files)
                 found += step.unfit_labels(files.labels_for(task))
             except EnvironmentMismatch as error:  # of a teacher or student, which is looked at too
                 problems.extend(error.problems)

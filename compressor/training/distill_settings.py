@@ -13,7 +13,22 @@ from compressor.words import listing
 
 # The settings that change texts before teacher and student read them.
 CHANGES = ("join_probability", "mask_probability", "drop_probability", "replace_probability")
+LAYER_WEIGHTS = "hidden_weight, attention_weight, sublayer_weight and relation_weight"
 Relation = Literal["queries", "keys", "values"]
+
+
+def other_inputs(found: str, *, mixes: bool = False) -> str:
+    """Return the sentence that refuses a teacher which reads examples otherwise, as `found` says.
+
+    `mixes` says that it is for mixed examples; else it is for layers.
+    """
+    why = f"their layers cannot be compared; set {LAYER_WEIGHTS} to 0"
+    if mixes:
+        why = "they cannot be given the same mixed examples; set mixup_alpha to 0"
+    return (
+        f"the teacher reads examples in another way than the student ({found}), so {why}, or "
+        f"take a teacher with the student's tokenizer or image processor"
+    )
 
 
 class DistillSettings(TrainingSettings):

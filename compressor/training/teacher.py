@@ -17,16 +17,16 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
+from compressor.models.vocabulary_files import other_vocabulary
 from compressor.tasks import Batch, Example, OutputForm
 from compressor.tasks.outputs import Rows
 from compressor.training.batches import TrainingBatch, longest
-from compressor.training.distill_settings import DistillSettings
+from compressor.training.distill_settings import LAYER_WEIGHTS, DistillSettings, other_inputs
 from compressor.training.layer_map import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.mixing import Mix, run_mixed
 from compressor.words import counted
 
 _PROBED_EXAMPLES = 8
-_LAYER_WEIGHTS = "hidden_weight, attention_weight, sublayer_weight and relation_weight"
 
 
 class TeacherOutputs:
@@ -275,13 +275,7 @@ def check_inputs(
     ours, theirs = model.preprocessor, teacher.preprocessor
     found = ""
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
-        vocabulary, own_vocabulary = theirs.get_vocab(), ours.get_vocab()
-        if own_vocabulary != vocabulary:
-            entries = counted(len(vocabulary), "entry", "entries")
-            found = f"it has {entries}, the student's {len(own_vocabulary):,}"
-            if len(vocabulary) == len(own_vocabulary):
-                alike = len(vocabulary.items() & own_vocabulary.items())
-                found = f"of {entries} in both, {alike:,} are the same"
+        found = other_vocabulary(ours.get_vocab(), theirs.get_vocab()) or ""
     examples = _probed(dataset.examples)
     own, other = _encode(model, examples), _encode(teacher, examples)
     shared = own.keys() & other.keys()
@@ -291,13 +285,7 @@ def check_inputs(
     ):
         found = f"it makes {_shapes(other)} of some examples, the student {_shapes(own)}"
     if found:
-        why = f"their layers cannot be compared; set {_LAYER_WEIGHTS} to 0"
-        if mixes:
-            why = "they cannot be given the same mixed examples; set mixup_alpha to 0"
-        raise StepFailed(
-            f"the teacher reads examples in another way than the student ({found}), so {why}, or "
-            f"take a teacher with the student's tokenizer or image processor"
-        )
+        raise StepFailed(other_inputs(found, mixes=mixes))
 
 
 def require_known_padding(model: TorchModel, dataset: Dataset) -> None:
@@ -307,7 +295,7 @@ def require_known_padding(model: TorchModel, dataset: Dataset) -> None:
         raise StepFailed(
             f"a model of type '{model.module.config.model_type}' reads a mask of samples, and its "
             f"layers give states of longer frames, so it is not known which of them are padding "
-            f"and their layers cannot be compared; set {_LAYER_WEIGHTS} to 0"
+            f"and their layers cannot be compared; set {LAYER_WEIGHTS} to 0"
         )
 
 
@@ -359,7 +347,7 @@ def check_layers(
     if own.num_tokens != other.num_tokens:
         raise StepFailed(
             f"the student makes {counted(own.num_tokens, 'token')} of an example and the teacher "
-            f"{other.num_tokens}, so their layers cannot be compared; set {_LAYER_WEIGHTS} to 0, "
+            f"{other.num_tokens}, so their layers cannot be compared; set {LAYER_WEIGHTS} to 0, "
             f"or take a teacher with the student's patch size and special tokens"
         )
     if settings.hidden_weight > 0 and own.width > other.width:

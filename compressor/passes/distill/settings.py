@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.data.readers import named_files
 from compressor.data.settings import SplitSource
+from compressor.errors import StepFailed
 from compressor.files import facts_sha256, sha256
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.prunable import (
@@ -23,14 +25,15 @@ from compressor.models.families.prunable import (
     with_depth,
 )
 from compressor.models.packaged import local_folder
+from compressor.models.vocabulary_files import surely_other_vocabulary
 from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.passes.saving import ModelParts, Saving
 from compressor.paths import HubName, unreadable
-from compressor.tasks import task_class, task_names
+from compressor.tasks import OutputForm, Task, task_class, task_names
 from compressor.tasks.pooling import MODULES
-from compressor.training.distill_settings import DistillSettings
+from compressor.training.distill_settings import DistillSettings, other_inputs
 from compressor.training.layer_map import chosen_layers, layer_map_of
 
 
@@ -213,6 +216,32 @@ passes:
             if more is not None and (why := _unfit_labels_of(more, names)) is not None:
                 yield f"more_teachers.{position}", why
 
+    def unfit_tokens(self, task: Task, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
+        """Yield what compares tokens with those of a teacher that has another vocabulary."""
+        student = files if self.student is None else _local_checkpoint(self.student)
+        if student is None or not task.reads_tokens:
+            return
+        named: dict[str, str | None] = {"teacher": self.teacher}
+        named |= {f"more_teachers.{place}": name for place, name in enumerate(self.more_teachers)}
+        for key, name in named.items():
+            teacher = untouched if name is None else _local_checkpoint(name)
+            if teacher is None or teacher.directory == student.directory:
+                continue
+            if (why := _other_outputs(task, student, teacher)) is not None:
+                yield key if name is not None else "student", why
+                continue
+            layers = [weight for weight in self.layer_weights if getattr(self, weight) > 0]
+            wants = layers if key == "teacher" else []
+            if self.mixup_alpha > 0:
+                wants = ["mixup_alpha"]
+            if task.draws_inputs:
+                wants = wants or ["kind"]
+            if not wants or not student.reads_own_tokens or not teacher.reads_own_tokens:
+                continue
+            found = surely_other_vocabulary(student.directory, teacher.directory)
+            if found is not None:
+                yield wants[0], other_inputs(found, mixes=self.mixup_alpha > 0)
+
     def _unfit_pair(
         self,
         files: CheckpointFiles,
@@ -319,6 +348,19 @@ passes:
 def _local_checkpoint(name: str) -> CheckpointFiles | None:
     """Return a checkpoint that lies on this machine; None for one on the Hub."""
     return None if local_folder(name) is None else find_checkpoint(name)
+
+
+def _other_outputs(task: Task, student: CheckpointFiles, teacher: CheckpointFiles) -> str | None:
+    """Return why outputs for each token of a text cannot be compared; None where they may be."""
+    sizes = [each.config.get("vocab_size") for each in (student, teacher)]
+    if not task.per_token or task.aligns_words or None in sizes or not student.reads_own_tokens:
+        return None
+    own, other = (OutputForm((), SimpleNamespace(**each.config)) for each in (student, teacher))
+    try:
+        task.teacher_order(own, other)
+    except StepFailed as error:
+        return str(error)
+    return None
 
 
 def _unfit_labels_of(teacher: CheckpointFiles, names: Sequence[str] | None) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -239,6 +240,10 @@ passes:
             yield "drop", not_as_bert(found)
         elif merges_whole_words:
             yield "drop", LOOKS_UP_WORDS
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles:
+        """Return the checkpoint, whose tokenizer is another than its file says."""
+        return replace(files, reads_own_tokens=False)
 
     def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:
         """Yield the splits to count in where they have fewer than two texts together."""

@@ -3,21 +3,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from masked_texts import save_masked_model
 from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_model
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.distill.settings import Distill
+from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 from compressor.tasks import load_task
+from compressor.training.teacher import check_inputs
 
 ContextMaker = Callable[..., PassContext]
 
@@ -491,6 +495,62 @@ def test_further_teachers_are_loaded_and_listened_to(
     assert towards[1] > towards[0] + 0.5  # the other one always says positive
     assert both.required_checkpoints() == {"more_teachers.0": str(other_teacher_dir)}
     assert "more_teachers" not in settings.settings
+
+
+@pytest.fixture
+def other_words_dir(tiny_bert_dir: Path, tmp_path: Path) -> Path:
+    """Return a copy of the checkpoint of which two words have each other's ids."""
+    folder = tmp_path / "other-words"
+    shutil.copytree(tiny_bert_dir, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    pieces = content["model"]["vocab"]
+    pieces["good"], pieces["bad"] = pieces["bad"], pieces["good"]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def test_another_vocabulary_is_told_by_the_tokenizers_files(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, other_words_dir: Path, text_dataset: Dataset
+):
+    files, other = find_checkpoint(str(tiny_bert_dir)), load_checkpoint(other_words_dir)
+    with pytest.raises(StepFailed, match="are the same") as in_layers:
+        check_inputs(other, tiny_bert, text_dataset)
+    with pytest.raises(StepFailed, match="are the same") as in_mixed:
+        check_inputs(other, tiny_bert, text_dataset, mixes=True)
+
+    def told(**settings: Any) -> list[tuple[str, str]]:
+        return list(Distill(**settings).unfit_tokens(tiny_bert.task, files, files))
+
+    assert told(student=str(other_words_dir), relation_weight=1.0) == [
+        ("relation_weight", str(in_layers.value))
+    ]
+    assert told(student=str(other_words_dir), mixup_alpha=0.5) == [
+        ("mixup_alpha", str(in_mixed.value))
+    ]
+    assert told(student=str(other_words_dir)) == told(relation_weight=1.0) == []
+
+
+def test_a_vocabulary_that_a_pass_before_trims_is_not_compared_by_its_file(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, other_words_dir: Path
+):
+    files = find_checkpoint(str(tiny_bert_dir))
+    settings = Distill(teacher=str(other_words_dir), hidden_weight=1.0)
+    trimmed = TrimVocabulary().leaves(files)
+    assert [key for key, _ in settings.unfit_tokens(tiny_bert.task, files, files)] == [
+        "hidden_weight"
+    ]
+    assert list(settings.unfit_tokens(tiny_bert.task, trimmed, files)) == []
+
+
+def test_a_masked_language_model_learns_of_one_with_its_own_vocabulary_alone(tmp_path: Path):
+    files = find_checkpoint(str(save_masked_model(tmp_path / "own")))
+    larger = find_checkpoint(str(save_masked_model(tmp_path / "larger", vocab_size=99)))
+    [(key, why)] = Distill(teacher=str(larger.directory)).unfit_tokens(
+        load_task("masked-language-modeling"), files, files
+    )
+    assert key == "teacher"
+    assert "tokens, the teacher's 99; they must be the same" in why
 
 
 def test_a_further_teacher_of_other_labels_is_named(tiny_bert_dir: Path, other_teacher_dir: Path):
