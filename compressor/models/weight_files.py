@@ -26,6 +26,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 # Files of a distributed save, which transformers would prefer to the others.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 # What wrappers of torch put between the names of modules: torch.compile, FSDP, and checkpointing of
 # activations. No module of a model has such a name.
@@ -74,13 +75,30 @@ def find_weights(name: str, directory: Path) -> tuple[Path, ...]:
             f"old; remove the one that is not meant"
         )
     missing = [path.name for path in weights if not path.is_file()]
+    there = sorted(path.name for path in directory.glob("*.safetensors"))
     if not missing:
+        read = {path.name for path in weights}
+        if old := [other for other in there if _SHARD.fullmatch(other) and other not in read]:
+            raise EnvironmentMismatch(
+                f"{name}: holds {listing(old, 3)} beside {INDEX if index.is_file() else WEIGHTS}, "
+                f"which {verb_for(len(old), 'is', 'are')} no part of it and may be of another "
+                f"save; remove the files that are not meant"
+            )
         return weights
     pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
     if pickles:
         raise EnvironmentMismatch(
             f"{name}: holds only pickled weights ({', '.join(pickles)}), which can run code when "
             f"they are loaded; convert them with transformers' save_pretrained and try again"
+        )
+    if there and not index.is_file():
+        raise EnvironmentMismatch(
+            f"{name}: {WEIGHTS} not found in {directory}, which holds {listing(there, 3)}; "
+            + (
+                f"shards are read by {INDEX}, so copy or download that too"
+                if any(map(_SHARD.fullmatch, there))
+                else f"rename the file of the model's weights to {WEIGHTS}"
+            )
         )
     raise EnvironmentMismatch(
         f"{name}: {', '.join(missing)} not found in {directory}; copy or download it again"

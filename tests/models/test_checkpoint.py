@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import EnvironmentMismatch
@@ -207,6 +208,36 @@ def test_two_sets_of_weights_are_refused(copy: Path):
     index = {"weight_map": {"classifier.bias": "other.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(EnvironmentMismatch, match="two sets of weights"):
+        find_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("beside", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_shard_of_another_save_is_refused(copy: Path, beside: str):
+    if beside.endswith("json"):
+        shard = copy / "model-00001-of-00001.safetensors"
+        (copy / "model.safetensors").rename(shard)
+        with safe_open(shard, framework="np") as content:
+            places = dict.fromkeys(content.keys(), shard.name)
+        (copy / beside).write_text(json.dumps({"weight_map": places}))
+    find_checkpoint(str(copy))
+    save_file({"old": torch.ones(1)}, copy / "model-00003-of-00003.safetensors")
+    with pytest.raises(
+        EnvironmentMismatch,
+        match=f"holds model-00003-of-00003.safetensors beside {beside}, which is no part of it",
+    ):
+        find_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [
+        ("model-00001-of-00001.safetensors", "shards are read by model.safetensors.index.json"),
+        ("model.fp16.safetensors", "rename the file of the model's weights to model.safetensors"),
+    ],
+)
+def test_weights_by_another_name_are_named(copy: Path, file: str, advice: str):
+    (copy / "model.safetensors").rename(copy / file)
+    with pytest.raises(EnvironmentMismatch, match=f"which holds {file}; {advice}"):
         find_checkpoint(str(copy))
 
 
