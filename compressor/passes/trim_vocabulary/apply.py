@@ -38,6 +38,7 @@ def look_ahead(settings: TrimVocabulary, model: TorchModel, ahead: Ahead) -> Tor
     """Look for a tokenizer that can be trimmed as the settings ask, and for enough texts."""
     table_of(model.module)
     vocabulary = vocabulary_of(model.preprocessor)
+    _require_unknown(settings, vocabulary)
     if settings.drop == "unreachable":
         vocabulary.unreachable()
     elif settings.drop == "unused":
@@ -53,6 +54,7 @@ def apply(settings: TrimVocabulary, model: TorchModel, context: PassContext) -> 
     pattern matches nothing, there are too few texts, or no piece would be dropped.
     """
     vocabulary = vocabulary_of(model.preprocessor)
+    _require_unknown(settings, vocabulary)
     all_ids = set(vocabulary.tokenizer.get_vocab().values())
     wanted = _matching(settings.keep, vocabulary) | (named_ids(model.module.config) & all_ids)
     if settings.drop == "unreachable":
@@ -129,6 +131,16 @@ def _written_in(settings: TrimVocabulary, vocabulary: Vocabulary, ids: Iterable[
         for piece, index in vocabulary.ids.items()
         if index in chosen and ((text := vocabulary.text_of(piece)) is None or fits(text))
     }
+
+
+def _require_unknown(settings: TrimVocabulary, vocabulary: Vocabulary) -> None:
+    """Raise `StepFailed` where characters of other scripts go and nothing would stand for them."""
+    if settings.keep_scripts and not vocabulary.can_lose_characters():
+        raise StepFailed(
+            "keep_scripts lets characters of other scripts go, and this tokenizer has neither a "
+            "token for unknown ones nor bytes, so that it would leave them out of a text or could "
+            "not read it; remove keep_scripts, and take drop: unused"
+        )
 
 
 def _check_texts(tokenizer: Tokenizer, settings: TrimVocabulary, ahead: Ahead) -> None:

@@ -51,17 +51,27 @@ class Vocabulary(ABC):
         return found.items()
 
     def unknown(self) -> str | None:
-        """Return the piece that stands for what is none, None where nothing is unknown."""
+        """Return the piece that stands for what is none, None where there is no such piece."""
         found: str | None = self.model.get("unk_token")
-        return found
+        return found if found in self.ids else None
 
     def indispensable(self) -> set[int]:
         """Return the ids of added and special tokens, of the unknown piece and of bytes."""
         unknown = self.unknown()
         found = set(self.added.values())
-        if unknown in self.ids:
+        if unknown is not None:
             found.add(self.ids[unknown])
+        if self.model.get("byte_fallback"):  # also where some are missing: others are used
+            found |= {self.ids[byte] for byte in _BYTES if byte in self.ids}
         return found
+
+    def _has_bytes(self) -> bool:
+        """Return whether bytes stand for every character that is no piece."""
+        return bool(self.model.get("byte_fallback")) and all(byte in self.ids for byte in _BYTES)
+
+    def can_lose_characters(self) -> bool:
+        """Return whether a text can still be read where single characters are no pieces."""
+        return self.unknown() is not None or self._of_bytes or self._has_bytes()
 
     def characters(self) -> set[int]:
         """Return the ids of what other pieces fall back to, so that all stays known that was.
@@ -188,12 +198,7 @@ class Unigrams(Vocabulary):
         found = super().indispensable()
         if self.model["unk_id"] is not None:
             found |= set(range(self.model["unk_id"] + 1))
-        if self._has_bytes():
-            found |= {self.ids[byte] for byte in _BYTES}
         return found
-
-    def _has_bytes(self) -> bool:
-        return bool(self.model.get("byte_fallback")) and all(byte in self.ids for byte in _BYTES)
 
     def characters(self) -> set[int]:
         """Return the ids of single characters, unless bytes stand for them."""
@@ -257,12 +262,7 @@ class BytePairs(Vocabulary):
         found = super().indispensable()
         if self._of_bytes:
             found |= {index for piece, index in self.ids.items() if len(self.symbols(piece)) == 1}
-        elif self._has_bytes():
-            found |= {self.ids[byte] for byte in _BYTES}
         return found
-
-    def _has_bytes(self) -> bool:
-        return bool(self.model.get("byte_fallback")) and all(byte in self.ids for byte in _BYTES)
 
     def characters(self) -> set[int]:
         """Return the ids of single characters, unless bytes stand for them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.scripts import is_script, scripts_of
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
@@ -238,10 +239,10 @@ def old_ids(kept: Any, tokenizer: Any, text: str) -> list[int]:
 
 
 def trimmed(
-    tokenizer: Any, make_context: Any, settings: TrimVocabulary
+    tokenizer: Any, make_context: Any, settings: TrimVocabulary, texts: Sequence[str] = ENGLISH
 ) -> tuple[Any, list[int], PassContext]:
     """Return the trimmed tokenizer, the old id of each of its ids, and the context."""
-    model, context = bare(tokenizer), make_context(train=lines(*ENGLISH))
+    model, context = bare(tokenizer), make_context(train=lines(*texts))
     ids = torch.arange(len(model.module.get_input_embeddings().weight))
     model.module.get_input_embeddings().weight.data[:, 0] = ids
     found = apply_pass(settings, model, context)
@@ -403,6 +404,52 @@ def test_whole_words_that_are_looked_up_prove_nothing(make_context: Any):
     )
     with pytest.raises(ValueError, match=r"can prove of no piece .* use drop: unused"):
         trimmed(made, make_context, TrimVocabulary(drop="unreachable"))
+
+
+def of_characters(*, unknown: bool, some_bytes: bool = False) -> Any:
+    """Return one that merges characters, with some of the bytes or none."""
+    pieces = (
+        ["<pad>", *"ab ж", "ab", "abж", "odd"]
+        + ["<unk>"] * unknown
+        + ["<0x63>", "<0x64>"] * some_bytes
+    )
+    model = models.BPE(
+        {piece: index for index, piece in enumerate(pieces)},
+        [("a", "b"), ("ab", "ж")],
+        unk_token="<unk>",
+        byte_fallback=some_bytes,
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), pad_token="<pad>"
+    )
+
+
+def test_bytes_stay_where_they_are_not_there_for_every_character(make_context: Any):
+    before = of_characters(unknown=True, some_bytes=True)
+    after, _, _ = trimmed(before, make_context, TrimVocabulary(drop="unreachable"))
+    assert set(before.get_vocab()) - set(after.get_vocab()) == {"odd"}
+    assert after.tokenize("abcé") == before.tokenize("abcé") == ["ab", "<0x63>", "<unk>"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"drop": "other_scripts"}])
+def test_scripts_are_not_let_go_where_nothing_would_stand_for_their_characters(
+    settings: dict[str, Any], make_context: Any
+):
+    latin = TrimVocabulary(**settings, keep_scripts=("Latin",))
+    with pytest.raises(StepFailed, match="neither a token for unknown ones nor bytes"):
+        trimmed(of_characters(unknown=False), make_context, latin)
+    after, _, _ = trimmed(of_characters(unknown=True), make_context, latin)
+    assert "ж" not in after.get_vocab()
+
+
+def test_an_unknown_token_that_is_no_piece_is_none(make_context: Any):
+    before = of_characters(unknown=False)
+    texts = ("aabbab", "abab", "aaabbb", "babaab", "abж")
+    settings = TrimVocabulary(held_out=0.5, min_count=9)
+    after, _, context = trimmed(before, make_context, settings, texts)
+    assert "abж" not in after.get_vocab()
+    assert context.facts["changed_tokens"]["changed"] > 0
+    assert "unknown" not in context.facts["changed_tokens"]
 
 
 def test_the_score_of_an_unknown_character_does_not_rise():
