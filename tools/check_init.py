@@ -212,20 +212,24 @@ def balance(module: torch.nn.Module, subject: Subject, draws: np.random.Generato
     ]
     if not heads:
         return
-    seen: list[torch.Tensor] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def keep(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        seen.append(given[0].reshape(-1, heads[-1].in_features))
+    def keep(_: torch.nn.Module, given: tuple[torch.Tensor, ...], found: torch.Tensor) -> None:
+        found.retain_grad()
+        seen.append((given[0].detach(), found))
 
-    hook = heads[-1].register_forward_pre_hook(keep)
+    hook = heads[-1].register_forward_hook(keep)
+    torch.autograd.backward(subject.loss(module, BATCH, draws))
+    hook.remove()
+    # Of a decoder's head only the output at the last token of a text is read.
+    read = [given[(found.grad != 0).any(dim=-1)] for given, found in seen if found.grad is not None]
+    module.zero_grad()
     with torch.no_grad():
-        subject.loss(module, BATCH, draws)
-        shared = torch.cat(seen).mean(dim=0)
+        shared = torch.cat(read).mean(dim=0)
         weight = heads[-1].weight
         weight -= torch.outer(weight @ shared, shared) / shared.square().sum()
         if heads[-1].bias is not None:
             heads[-1].bias.zero_()
-    hook.remove()
 
 
 def write_rows(case: Case, folder: Path, name: str, count: int, draws: np.random.Generator) -> Path:

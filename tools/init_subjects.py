@@ -38,6 +38,7 @@ SIDE = 16  # pixels
 SHORTEST = 3  # words
 RATE = 16_000  # samples a second
 WRONG = 0.05  # labels are never clean
+_FROM_THE_LEFT = ("xlnet",)  # reads the last token as what a text is about
 RARE = 0.04  # rows of the second class where nearly all are of the first
 _EVEN: tuple[Kind, ...] = ("labelled", "labelled", "unlabelled", "mislabelled")
 
@@ -85,7 +86,10 @@ class Subject(ABC):
 
     def save(self, module: Any, folder: Path) -> None:
         """Save the module with what reads its inputs."""
-        tokenizer().save_pretrained(folder)
+        made = tokenizer()
+        if self.wanted.family in _FROM_THE_LEFT:
+            made.padding_side = made.init_kwargs["padding_side"] = "left"
+        made.save_pretrained(folder)
         module.save_pretrained(folder)
 
     def text(self, label: int, draws: np.random.Generator) -> str:

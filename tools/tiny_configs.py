@@ -37,7 +37,7 @@ _SIZES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (WIDTH // HEADS, ("head_dim", "d_kv", "d_head", "qk_rope_head_dim", "v_head_dim",
                      "qk_nope_head_dim")),
     (4, ("num_experts", "num_local_experts", "n_routed_experts", "conv_kernel_size")),
-    (2, ("num_experts_per_tok", "top_k", "type_vocab_size")),
+    (2, ("num_experts_per_tok", "top_k", "type_vocab_size", "n_group", "topk_group")),
     (16, ("q_lora_rank", "kv_lora_rank", "entity_emb_size", "entity_vocab_size")),
     (0, ("pad_token_id", "pad_index")),
     (3, ("eos_token_id", "sep_token_id")),
@@ -91,6 +91,8 @@ _OWN: dict[str, dict[str, Any]] = {
         "stage_light_block": [False, True],
         "stage_kernel_size": [3, 3],
     },
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8, "visual_embed": False},
+    "lilt": {"hidden_size": 48},  # six parts, and four heads a fourth as wide
     "markuplm": {
         "max_tree_id_unit_embeddings": 8,
         "max_xpath_tag_unit_embeddings": 8,
