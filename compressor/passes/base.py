@@ -20,6 +20,7 @@ from compressor.errors import StepFailed
 from compressor.files import sha256
 from compressor.passes.effort import Effort
 from compressor.progress import Progress
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.settings import Need, TrainingSettings
 from compressor.words import counted
 
@@ -39,6 +40,14 @@ Unfit = Iterator[tuple[str, str]]  # settings that do not fit, each with the rea
 ENOUGH_TO_OBSERVE = 32  # calibration rows for ranges of activations; fewer may all be short
 FEWEST_TO_COUNT = 16  # calibration rows for a histogram of what a unit does
 ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it prefers long ones
+
+
+def other_tokens(task: Task) -> str:
+    """Return why a model whose vocabulary was trimmed cannot learn from the untouched one."""
+    return (
+        f"learns from the untouched checkpoint, and {task.name} compares a number for each token "
+        f"of the vocabulary, which was trimmed before; move that pass behind this one"
+    )
 
 
 def too_few_to_count(importance: str, num_rows: int) -> str:
@@ -345,15 +354,23 @@ class Pass(BaseModel, ABC):
 
     def unfit_tokens(
         self,
-        task: Task,  # noqa: ARG002
-        files: CheckpointFiles,  # noqa: ARG002
+        task: Task,
+        files: CheckpointFiles,
         untouched: CheckpointFiles,  # noqa: ARG002
     ) -> Unfit:
         """Yield what compares tokens of `task` with those of a checkpoint that reads others.
 
-        Read from the tokenizers' files and as `unfit_to`.
+        Read from the tokenizers' files and as `unfit_to`. Here these are the trainings that learn
+        from the untouched checkpoint.
         """
-        yield from ()
+        if not task.draws_inputs or files.reads_own_tokens:
+            return
+        teacher = self.learns_from_baseline
+        if teacher is not None and getattr(self, teacher[0]) == teacher[1]:
+            yield "kind", other_tokens(task)
+        for name, training in self.trainings():
+            if isinstance(training, DistillSettings) and name:
+                yield f"{name}kind", other_tokens(task)
 
     def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:  # noqa: ARG002
         """Yield every setting that splits of so many rows cannot meet, with what to do.

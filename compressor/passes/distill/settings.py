@@ -26,7 +26,7 @@ from compressor.models.families.prunable import (
 )
 from compressor.models.packaged import local_folder
 from compressor.models.vocabulary_files import surely_other_vocabulary
-from compressor.passes.base import About, TorchPass, Unfit
+from compressor.passes.base import About, TorchPass, Unfit, other_tokens
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.passes.saving import ModelParts, Saving
@@ -225,7 +225,11 @@ passes:
         named |= {f"more_teachers.{place}": name for place, name in enumerate(self.more_teachers)}
         for key, name in named.items():
             teacher = untouched if name is None else _local_checkpoint(name)
-            if teacher is None or teacher.directory == student.directory:
+            if teacher is None:
+                continue
+            if name is None and self.student is None:
+                if task.draws_inputs and not files.reads_own_tokens:
+                    yield "kind", other_tokens(task)
                 continue
             if (why := _other_outputs(task, student, teacher)) is not None:
                 yield key if name is not None else "student", why

@@ -17,8 +17,10 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_model
-from compressor.passes import PassContext, apply_pass
+from compressor.passes import PassContext, TorchPass, apply_pass
 from compressor.passes.distill.settings import Distill
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 from compressor.tasks import load_task
 from compressor.training.teacher import check_inputs
@@ -551,6 +553,26 @@ def test_a_masked_language_model_learns_of_one_with_its_own_vocabulary_alone(tmp
     )
     assert key == "teacher"
     assert "tokens, the teacher's 99; they must be the same" in why
+
+
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        (Distill(), "kind"),
+        (QuantizeAwareTrain(teacher="baseline"), "kind"),
+        (PruneStructured.of({"ratio": 0.2, "recovery": {"kind": "distill"}}), "recovery.kind"),
+    ],
+)
+def test_a_trimmed_model_that_fills_in_tokens_learns_nothing_of_the_untouched_one(
+    step: TorchPass, key: str, tmp_path: Path
+):
+    files = find_checkpoint(str(save_masked_model(tmp_path / "own")))
+    task, trimmed = load_task("masked-language-modeling"), TrimVocabulary().leaves(files)
+    assert list(step.unfit_tokens(task, files, files)) == []
+    [(place, why)] = step.unfit_tokens(task, trimmed, files)
+    assert place == key
+    assert why.endswith("which was trimmed before; move that pass behind this one")
+    assert list(step.unfit_tokens(load_task("text-classification"), trimmed, files)) == []
 
 
 def test_a_further_teacher_of_other_labels_is_named(tiny_bert_dir: Path, other_teacher_dir: Path):
