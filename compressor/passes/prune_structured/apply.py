@@ -63,8 +63,10 @@ from compressor.passes.prune_structured.latency_table import (
 from compressor.passes.prune_structured.least_squares import RidgeChoice
 from compressor.passes.prune_structured.reconstruct import (
     CalibrationInputs,
+    keeping_totals,
     most_unknowns,
     reconstruct,
+    totals_can_be_kept,
 )
 from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
 from compressor.passes.prune_structured.sub_layer_graphs import reads_one_token, sub_layer_kind
@@ -529,7 +531,14 @@ class Reconstruction:
         few = self.rows.are_few
         run = lent_run(context, "measuring heads and neurons")
         sent = calibration.to_send(run.team)
-        scores = in_all_processes(run, compared_units, model, sent, few, run)
+        # Until something was removed and trained, the model is its teacher.
+        kept = (
+            settings.steps == 1
+            and not settings.refit_inputs
+            and run.team.is_alone
+            and totals_can_be_kept(encoder, calibration)
+        )
+        scores = in_all_processes(run, compared_units, model, sent, few, kept, run)
         budget = (1 - progress * settings.ratio) * self.cost_before
         heads, neurons = units_to_remove(scores, self.cost_of(encoder.layers), budget, self.freedom)
         prune_heads(encoder, heads)
@@ -538,7 +547,7 @@ class Reconstruction:
         if few:  # each row says how well all others foretell it
             run = replace(run, team=ALONE)
         ends = model, self.teacher
-        fit = settings.ridge, few, settings.refit_inputs
+        fit = settings.ridge, few, settings.refit_inputs, kept
         choices = in_all_processes(run, fitted_units, *ends, sent, *fit, run)
         left = self.cost_of(encoder.layers).total / self.cost_before
         context.note(
@@ -549,16 +558,20 @@ class Reconstruction:
 
 
 def compared_units(
-    model: TorchModel, inputs: CalibrationInputs, few: bool, run: TrainingRun
+    model: TorchModel, inputs: CalibrationInputs, few: bool, keeps_totals: bool, run: TrainingRun
 ) -> UnitScores:
     """Score heads and neurons, by Fisher information where rows are few.
 
     On few rows most units seem free to go, as others make up for them there by chance. Each process
-    of `run` measures its own batches.
+    of `run` measures its own batches. What `fitted_units` needs of a teacher that equals `model`
+    is kept where it `keeps_totals`.
     """
     encoder, inputs = find_encoder(model.module), inputs.received(run)
     with run.progress.bar(run.description, len(inputs)) as advance:
-        batches = each_batch(inputs, advance)
+        if keeps_totals:
+            batches = keeping_totals(encoder, inputs, advance)
+        else:
+            batches = each_batch(inputs, advance)
         scores = fisher_scores if few else compensated_scores
         return scores(encoder, batches, model.task, seed=run.seed, team=run.team)
 
@@ -570,6 +583,7 @@ def fitted_units(
     ridge: float,
     few: bool,
     refits_inputs: bool,
+    totals_are_kept: bool,
     run: TrainingRun,
 ) -> dict[str, RidgeChoice]:
     """Fit the output projections of `model`, in place, in each process of `run` alike."""
@@ -584,6 +598,7 @@ def fitted_units(
             advance=advance,
             leaves_out=few,
             refits_inputs=refits_inputs,
+            totals_are_kept=totals_are_kept,
             team=run.team,
         )
 

@@ -6,6 +6,7 @@ and position biases are prepared as the architecture wants them, whatever that i
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,6 +146,43 @@ def run_layer(
 
 
 @contextmanager
+def traced_layers(encoder: Encoder, take: Callable[[int, LayerTrace], object]) -> Iterator[None]:
+    """Give `take` what happens in each layer, counted from 0, when the module is run in a block.
+
+    Nothing of it has a gradient. No layer may be run twice in one forward pass.
+    """
+    parts = encoder.parts
+    hooks = []
+
+    def watch(index: int, layer: nn.Module) -> None:
+        recorder = _Recorder(None, stops_early=False, given={})
+
+        def enter(_: nn.Module, positional: _Positional) -> None:
+            recorder.hidden_states = positional[0]
+
+        @torch.no_grad()
+        def leave(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            recorder.output = output[0] if isinstance(output, tuple) else output
+            take(index, _trace(recorder, layer, parts))
+            recorder.hidden_states = recorder.output = None
+            recorder.seen.clear()
+
+        hooks.append(layer.register_forward_pre_hook(enter))
+        hooks.append(layer.register_forward_hook(leave))
+        for path in (parts.attention.output, parts.feed_forward.ffn_in, parts.feed_forward.ffn_out):
+            hook = recorder.pass_by(path, is_last=False)
+            hooks.append(layer.get_submodule(path).register_forward_hook(hook))
+
+    try:
+        for index, layer in enumerate(encoder.layer_list):
+            watch(index, layer)
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
 def not_computed(part: Attention | FeedForward | None) -> Iterator[None]:
     """Let all linear layers of a sub-layer give zeros in a block, where nobody asks what it gives.
 
@@ -248,6 +286,14 @@ class TensorFiles:
     def get(self, name: str, batch: int) -> dict[str, Tensor]:
         """Read what `put` wrote."""
         return load_file(self._path(name, batch), device=str(self._device))
+
+    def drop(self, name: str, batch: int) -> None:
+        """Remove what `put` wrote."""
+        self._path(name, batch).unlink()
+
+    def free_bytes(self) -> int:
+        """Return how much more the disk holds."""
+        return shutil.disk_usage(self._directory).free
 
     def _path(self, name: str, batch: int) -> Path:
         return self._directory / f"{name}-{batch}.safetensors"

@@ -62,6 +62,7 @@ from compressor.passes.prune_structured.layerwise import (
     known_inputs,
     not_computed,
     run_layer,
+    traced_layers,
 )
 from compressor.passes.prune_structured.least_squares import (
     Correction,
@@ -69,6 +70,9 @@ from compressor.passes.prune_structured.least_squares import (
     RidgeChoice,
 )
 from compressor.training.training_run import TrainingRun
+
+_MOST_TOTALS = 4 << 30  # bytes of a teacher's totals that are kept in files
+_SHARE_OF_DISK = 0.25  # of what is free there, at most
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,42 @@ class CalibrationInputs:
         return self.num_tokens / self.num_rows
 
 
+def totals_can_be_kept(encoder: Encoder, calibration: CalibrationInputs) -> bool:
+    """Return whether `keeping_totals` works for the encoder, and there is room for its files."""
+    if encoder.parts.repeated is not None:
+        return False
+    path = encoder.parts.feed_forward.ffn_out
+    per_output = next(encoder.layer_list[0].get_submodule(path).parameters())
+    bytes_of_token = len(per_output) * per_output.element_size()
+    needed = 2 * encoder.depth * calibration.num_tokens * bytes_of_token
+    return needed <= min(_MOST_TOTALS, _SHARE_OF_DISK * calibration.files.free_bytes())
+
+
+def keeping_totals(
+    encoder: Encoder, calibration: CalibrationInputs, advance: Callable[[], object]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches, and keep what the sub-layers of `encoder` add up to when it is run on one.
+
+    That is all that `reconstruct` asks of a teacher, which then need not be run again. `advance` is
+    called when a batch has been used.
+    """
+    files = calibration.files
+    for batch in range(len(calibration)):
+
+        def keep(index: int, trace: LayerTrace, batch: int = batch) -> None:
+            assert trace.feed_forward is not None
+            totals = {"attention": trace.attention.total, "total": trace.feed_forward.total}
+            files.put(_totals_of(index), batch, totals)
+
+        with traced_layers(encoder, keep):
+            yield calibration[batch]
+        advance()
+
+
+def _totals_of(index: int) -> str:
+    return f"totals-{index}"
+
+
 def most_unknowns(layers: Sequence[EncoderLayer]) -> int:
     """Return the most unknowns that least squares has in a sub-layer."""
     return 1 + max(
@@ -147,6 +187,7 @@ def reconstruct(
     advance: Callable[[], object],
     leaves_out: bool = False,
     refits_inputs: bool = False,
+    totals_are_kept: bool = False,
     team: Team = ALONE,
 ) -> dict[str, RidgeChoice]:
     """Fit every output projection of `student`, in place, to what `teacher` computes.
@@ -168,12 +209,16 @@ def reconstruct(
     hidden states of the student are mapped, linearly, to what its teacher's are there, and the map
     becomes part of the weights. With `leaves_out` it is not.
 
+    Where `totals_are_kept` (`keeping_totals`) the teacher is run for `refits_inputs` alone.
+
     Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
     student.module.eval()
     teacher.module.eval()
     refits_inputs = refits_inputs and not leaves_out
-    work = _Work(student, teacher, calibration, ridge, advance, leaves_out, refits_inputs, team)
+    kept = totals_are_kept and not refits_inputs
+    how = leaves_out, refits_inputs, kept, team
+    work = _Work(student, teacher, calibration, ridge, advance, *how)
     is_repeated = student.parts.repeated is not None
     for index in range(len(student.layer_list)):
         if is_repeated:
@@ -196,6 +241,7 @@ class _Work:
     advance: Callable[[], object]
     leaves_out: bool
     refits_inputs: bool
+    totals_are_kept: bool
     team: Team
     choices: dict[str, RidgeChoice] = field(default_factory=dict)
 
@@ -203,23 +249,31 @@ class _Work:
         """Run the teacher's layer, and fit the student's attention to it."""
         if self.refits_inputs and index > 0:
             self._refit_attention(index)
-        teaching = self.teacher.layers[index].feed_forward if self.refits_inputs else None
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.attention.output)
         for batch in self._batches():
-            with _inputs_of(None if teaching is None else teaching.ffn_in) as read:
-                target = self._run(self.teacher, "teacher", index, batch)
-            assert target.feed_forward is not None
-            assert target.output is not None
-            files.put("teacher", batch, {"hidden": target.output})
-            reads = {"reads": torch.cat(read, dim=1)} if read else {}
-            files.put("target", batch, {"total": target.feed_forward.total, **reads})
+            if not self.totals_are_kept:
+                self._run_teacher(index, batch)
+            target = files.get(_totals_of(index), batch)["attention"]
             trace = self._run(self.student, "student", index, batch, attention_only=True)
             files.put("student", batch, {"hidden": trace.attention.residual})
             files.put("attention", batch, {"units": trace.attention.inputs})
-            self._add(fit, trace.attention, target.attention.total, batch)
+            self._add(fit, trace.attention, target, batch)
             self.advance()
         self._solve(fit, f"the attention of layer {index}")
+
+    def _run_teacher(self, index: int, batch: int) -> None:
+        """Keep what the sub-layers of a layer of the teacher's add up to, and what it gives."""
+        teaching = self.teacher.layers[index].feed_forward if self.refits_inputs else None
+        with _inputs_of(None if teaching is None else teaching.ffn_in) as read:
+            target = self._run(self.teacher, "teacher", index, batch)
+        assert target.feed_forward is not None
+        assert target.output is not None
+        files = self.calibration.files
+        files.put("teacher", batch, {"hidden": target.output})
+        totals = {"attention": target.attention.total, "total": target.feed_forward.total}
+        reads = {"reads": torch.cat(read, dim=1)} if read else {}
+        files.put(_totals_of(index), batch, {**totals, **reads})
 
     def fit_feed_forward(self, index: int) -> None:
         """Fit the student's feed-forward network, and move its hidden states past the layer."""
@@ -233,7 +287,7 @@ class _Work:
                 trace = self._run(self.student, "student", index, batch, is_stored=True)
             assert trace.feed_forward is not None
             files.put("neurons", batch, {"units": trace.feed_forward.inputs})
-            total = files.get("target", batch)["total"]
+            total = files.get(_totals_of(index), batch)["total"]
             self._add(fit, trace.feed_forward, total, batch)
             self.advance()
         self._solve(fit, f"the feed-forward network of layer {index}")
@@ -245,6 +299,7 @@ class _Work:
                 output = self._run(self.student, "student", index, batch, is_stored=True).output
             assert output is not None
             files.put("student", batch, {"hidden": output})
+            files.drop(_totals_of(index), batch)
 
     def fit_all_runs(self, index: int, part: Literal["attention", "feed_forward"]) -> None:
         """Fit a sub-layer of a layer that is run several times, to all runs of the teacher's."""
@@ -311,7 +366,7 @@ class _Work:
                 not_computed(own),
             ):
                 self._run(self.student, "student", index, batch, is_stored=True)
-            wanted = files.get("target", batch)["reads"]
+            wanted = files.get(_totals_of(index), batch)["reads"]
             self._add_inputs(fit, torch.cat(read, dim=1), wanted, batch)
         self._solve(fit, f"what the feed-forward network of layer {index} reads")
 

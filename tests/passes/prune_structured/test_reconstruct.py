@@ -19,8 +19,10 @@ from compressor.models.families.layers import (
 from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
 from compressor.passes.prune_structured.reconstruct import (
     CalibrationInputs,
+    keeping_totals,
     most_unknowns,
     reconstruct,
+    totals_can_be_kept,
 )
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
@@ -149,6 +151,49 @@ def test_the_first_projection_is_the_solution_of_numpy(make_encoder: EncoderMake
     assert part is not None
     np.testing.assert_allclose(part.output.weight.detach().numpy(), expected[:-1].T, atol=1e-4)
     np.testing.assert_allclose(part.output.bias.detach().numpy(), expected[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", sorted(set(PRUNABLE) - set(REPEATED)))
+def test_totals_kept_of_the_teacher_give_the_same_weights(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    encoder = make_encoder(model_type)
+    calibration, teacher = store(encoder), find_encoder(encoder.module)
+    again, kept = (find_encoder(copy.deepcopy(encoder.module)) for _ in range(2))
+    for student in (again, kept):
+        prune_heads(student, {0: [1], 1: [0]})
+        prune_neurons(student, {0: [0, 1], 1: [2]})
+    reconstruct(again, teacher, calibration, ridge=1e-3, advance=lambda: None)
+
+    for inputs in keeping_totals(teacher, calibration, lambda: None):  # with gradients, as scores
+        teacher.module.eval()(**inputs)
+    left = find_encoder(copy.deepcopy(encoder.module))
+    left.module.forward = refused  # type: ignore[method-assign]
+    reconstruct(kept, left, calibration, ridge=1e-3, advance=lambda: None, totals_are_kept=True)
+
+    found = kept.module.state_dict()
+    assert all(torch.equal(found[name], w) for name, w in again.module.state_dict().items())
+
+
+def refused(*_: object, **__: object) -> None:
+    raise AssertionError("the teacher is run again")
+
+
+def test_totals_are_kept_where_the_disk_has_room(
+    make_encoder: EncoderMaker, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    encoder = find_encoder(make_encoder("bert").module)
+    calibration = store(make_encoder("bert"))
+    width, needed = encoder.module.config.hidden_size, 2 * len(encoder.layer_list) * 288 * 4
+    free = {"bytes": 4 * needed * width}
+    monkeypatch.setattr(TensorFiles, "free_bytes", lambda _: free["bytes"])
+    assert totals_can_be_kept(encoder, calibration)
+    free["bytes"] -= 1
+    assert not totals_can_be_kept(encoder, calibration)
+    free["bytes"] = 1 << 50
+    many = replace(calibration, num_tokens=1 << 40)
+    assert not totals_can_be_kept(encoder, many)
+    assert not totals_can_be_kept(find_encoder(make_encoder("albert").module), calibration)
 
 
 def test_a_layer_that_is_run_again_is_fitted_once_to_all_its_runs(
