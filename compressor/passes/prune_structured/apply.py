@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
-from compressor.machine.team import ALONE
+from compressor.machine.team import ALONE, team
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
 from compressor.models.families.prunable import (
     no_reconstruction,
@@ -492,10 +492,13 @@ def unit_scores(
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What pruning has to reach, and the model before it, which teaches every sub-layer."""
+    """What pruning has to reach, and the model before it, which teaches every sub-layer.
+
+    Without `teacher` what it says of the rows is kept when the units of a model like it are scored.
+    """
 
     settings: PruneByReconstruction
-    teacher: TorchModel
+    teacher: TorchModel | None
     rows: RowsRead
     cost_of: CostMeter
     freedom: Freedom
@@ -516,7 +519,14 @@ class Reconstruction:
         freedom = _freedom(settings, context.device.type)
         check_ratio(cost, settings.ratio, freedom)
         rows.tell(context)
-        return cls(settings, model.clone(), rows, cost_of, freedom, cost.total)
+        kept = (
+            settings.steps == 1  # before the others the model is not its teacher any more
+            and not settings.refit_inputs
+            and team().is_alone
+            and totals_can_be_kept(encoder, rows.inputs)
+        )
+        teacher = None if kept else model.clone()
+        return cls(settings, teacher, rows, cost_of, freedom, cost.total)
 
     @property
     def removes_units(self) -> bool:
@@ -531,14 +541,8 @@ class Reconstruction:
         few = self.rows.are_few
         run = lent_run(context, "measuring heads and neurons")
         sent = calibration.to_send(run.team)
-        # Until something was removed and trained, the model is its teacher.
-        kept = (
-            settings.steps == 1
-            and not settings.refit_inputs
-            and run.team.is_alone
-            and totals_can_be_kept(encoder, calibration)
-        )
-        scores = in_all_processes(run, compared_units, model, sent, few, kept, run)
+        measured = few, self.teacher is None
+        scores = in_all_processes(run, compared_units, model, sent, *measured, run)
         budget = (1 - progress * settings.ratio) * self.cost_before
         heads, neurons = units_to_remove(scores, self.cost_of(encoder.layers), budget, self.freedom)
         prune_heads(encoder, heads)
@@ -547,7 +551,7 @@ class Reconstruction:
         if few:  # each row says how well all others foretell it
             run = replace(run, team=ALONE)
         ends = model, self.teacher
-        fit = settings.ridge, few, settings.refit_inputs, kept
+        fit = settings.ridge, few, settings.refit_inputs
         choices = in_all_processes(run, fitted_units, *ends, sent, *fit, run)
         left = self.cost_of(encoder.layers).total / self.cost_before
         context.note(
@@ -578,12 +582,11 @@ def compared_units(
 
 def fitted_units(
     model: TorchModel,
-    teacher: TorchModel,
+    teacher: TorchModel | None,
     inputs: CalibrationInputs,
     ridge: float,
     few: bool,
     refits_inputs: bool,
-    totals_are_kept: bool,
     run: TrainingRun,
 ) -> dict[str, RidgeChoice]:
     """Fit the output projections of `model`, in place, in each process of `run` alike."""
@@ -592,13 +595,12 @@ def fitted_units(
     with run.progress.bar(run.description, 2 * len(encoder.layers) * len(own)) as advance:
         return reconstruct(
             encoder,
-            find_encoder(teacher.module),
+            None if teacher is None else find_encoder(teacher.module),
             inputs,
             ridge=ridge,
             advance=advance,
             leaves_out=few,
             refits_inputs=refits_inputs,
-            totals_are_kept=totals_are_kept,
             team=run.team,
         )
 

@@ -146,8 +146,8 @@ def keeping_totals(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the batches, and keep what the sub-layers of `encoder` add up to when it is run on one.
 
-    That is all that `reconstruct` asks of a teacher, which then need not be run again. `advance` is
-    called when a batch has been used.
+    That is all that `reconstruct` asks of a teacher like `encoder`, which then need not be run
+    again. `advance` is called when a batch has been used.
     """
     files = calibration.files
     for batch in range(len(calibration)):
@@ -180,14 +180,13 @@ def most_unknowns(layers: Sequence[EncoderLayer]) -> int:
 
 def reconstruct(
     student: Encoder,
-    teacher: Encoder,
+    teacher: Encoder | None,
     calibration: CalibrationInputs,
     *,
     ridge: float,
     advance: Callable[[], object],
     leaves_out: bool = False,
     refits_inputs: bool = False,
-    totals_are_kept: bool = False,
     team: Team = ALONE,
 ) -> dict[str, RidgeChoice]:
     """Fit every output projection of `student`, in place, to what `teacher` computes.
@@ -209,16 +208,16 @@ def reconstruct(
     hidden states of the student are mapped, linearly, to what its teacher's are there, and the map
     becomes part of the weights. With `leaves_out` it is not.
 
-    Where `totals_are_kept` (`keeping_totals`) the teacher is run for `refits_inputs` alone.
+    Without `teacher` what it gives is taken from where `keeping_totals` has put it; then no inputs
+    are refitted.
 
     Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
     student.module.eval()
-    teacher.module.eval()
+    if teacher is not None:
+        teacher.module.eval()
     refits_inputs = refits_inputs and not leaves_out
-    kept = totals_are_kept and not refits_inputs
-    how = leaves_out, refits_inputs, kept, team
-    work = _Work(student, teacher, calibration, ridge, advance, *how)
+    work = _Work(student, teacher, calibration, ridge, advance, leaves_out, refits_inputs, team)
     is_repeated = student.parts.repeated is not None
     for index in range(len(student.layer_list)):
         if is_repeated:
@@ -235,25 +234,29 @@ class _Work:
     """One reconstruction: hidden states of both models wait in files beside the inputs."""
 
     student: Encoder
-    teacher: Encoder
+    teacher: Encoder | None
     calibration: CalibrationInputs
     ridge: float
     advance: Callable[[], object]
     leaves_out: bool
     refits_inputs: bool
-    totals_are_kept: bool
     team: Team
     choices: dict[str, RidgeChoice] = field(default_factory=dict)
 
+    @property
+    def _running_teacher(self) -> Encoder:
+        assert self.teacher is not None, "what it gave is not kept for every use"
+        return self.teacher
+
     def fit_attention(self, index: int) -> None:
-        """Run the teacher's layer, and fit the student's attention to it."""
+        """Run the teacher's layer where it has to be, and fit the student's attention to it."""
         if self.refits_inputs and index > 0:
             self._refit_attention(index)
         files = self.calibration.files
         fit = self._correction(index, self.student.parts.attention.output)
         for batch in self._batches():
-            if not self.totals_are_kept:
-                self._run_teacher(index, batch)
+            if self.teacher is not None:
+                self._run_teacher(self.teacher, index, batch)
             target = files.get(_totals_of(index), batch)["attention"]
             trace = self._run(self.student, "student", index, batch, attention_only=True)
             files.put("student", batch, {"hidden": trace.attention.residual})
@@ -262,11 +265,11 @@ class _Work:
             self.advance()
         self._solve(fit, f"the attention of layer {index}")
 
-    def _run_teacher(self, index: int, batch: int) -> None:
+    def _run_teacher(self, teacher: Encoder, index: int, batch: int) -> None:
         """Keep what the sub-layers of a layer of the teacher's add up to, and what it gives."""
-        teaching = self.teacher.layers[index].feed_forward if self.refits_inputs else None
+        teaching = teacher.layers[index].feed_forward if self.refits_inputs else None
         with _inputs_of(None if teaching is None else teaching.ffn_in) as read:
-            target = self._run(self.teacher, "teacher", index, batch)
+            target = self._run(teacher, "teacher", index, batch)
         assert target.feed_forward is not None
         assert target.output is not None
         files = self.calibration.files
@@ -323,16 +326,18 @@ class _Work:
     ) -> Iterator[tuple[Tensor, LayerTrace]]:
         """Yield what each run of a layer of the teacher's is given, and what happens in it."""
         hidden = None
-        for _ in range(self.teacher.depth):
-            for place in range(len(self.teacher.layer_list)):
-                trace = run_layer(self.teacher, place, inputs, hidden)
+        for _ in range(self._running_teacher.depth):
+            for place in range(len(self._running_teacher.layer_list)):
+                trace = run_layer(self._running_teacher, place, inputs, hidden)
                 if place == index:
                     yield trace.attention.residual, trace
                 hidden = trace.output
 
     def _refit_attention(self, index: int) -> None:
         """Fit queries, keys and values of the student to hidden states like the teacher's."""
-        own, other = (each.layers[index].attention for each in (self.student, self.teacher))
+        own, other = (
+            each.layers[index].attention for each in (self.student, self._running_teacher)
+        )
         if own is None or other is None or not (linears := _readers(own)):
             return
         fit = InputCorrection(linears)
@@ -344,13 +349,13 @@ class _Work:
                 not_computed(other),
             ):
                 self._run(self.student, "student", index, batch, attention_only=True)
-                self._run(self.teacher, "teacher", index, batch, attention_only=True)
+                self._run(self._running_teacher, "teacher", index, batch, attention_only=True)
             self._add_inputs(fit, torch.cat(read, dim=1), torch.cat(wanted, dim=1), batch)
         self._solve(fit, f"what the attention of layer {index} reads")
 
     def _refit_feed_forward(self, index: int) -> None:
         """Fit what neurons of the student read to hidden states like the teacher's."""
-        layer, other = self.student.layers[index], self.teacher.layers[index].feed_forward
+        layer, other = self.student.layers[index], self._running_teacher.layers[index].feed_forward
         own = layer.feed_forward
         if own is None or other is None:
             return
