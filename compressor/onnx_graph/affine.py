@@ -26,7 +26,7 @@ PAIR_MAX = 128  # 128 * 255 = 32640 fits into 16 bits (32767), 129 * 255 = 32895
 # Weights over a scale that are this near to integers are multiples of it; float32 products are
 # nearer.
 _NEAR = 1e-3
-_ROWS_TO_REJECT = 16  # tell nearly every scale that does not fit, at little cost
+_ROWS_TO_REJECT = (2, 16)  # tell nearly every scale that does not fit, at little cost
 
 _ROWS_AT_ONCE = 1 << 9  # of a table, which may take gigabytes; so many stay in a CPU's cache
 
@@ -144,11 +144,12 @@ def _trained_scales(exact: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
     pending = np.flatnonzero(largest > 0)
     for levels in range(1, WEIGHT_MAX + 1):
-        tried = largest[pending] / levels
-        fits = _are_multiples(exact[:_ROWS_TO_REJECT, pending], tried)
-        chosen, step = pending[fits], tried[fits]
-        found = _are_multiples(exact[:, chosen], step)
-        chosen, step = chosen[found], step[found]
+        chosen, step = pending, largest[pending] / levels
+        for rows in (*_ROWS_TO_REJECT, len(exact)):
+            fits = _are_multiples(exact[:rows, chosen], step)
+            chosen, step = chosen[fits], step[fits]
+        if len(chosen) == 0:
+            continue
         integers = np.rint(exact[:, chosen] / step).astype(np.int64)
         is_safe = np.max(pair_sums(integers), axis=0, initial=0) <= PAIR_MAX
         steps[chosen[is_safe]] = step[is_safe]

@@ -11,6 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -223,6 +224,28 @@ def data_files(path: Path) -> tuple[PurePosixPath, ...]:
 
     Raises `EnvironmentMismatch` when the file is damaged or names a file outside of its folder.
     """
+    found = _named_files(path, _state_of(path))
+    for location in found:
+        if location.is_absolute() or ".." in location.parts or not location.name:
+            raise EnvironmentMismatch(
+                f"{path}: reads weights from {str(location)[:_MOST_CHARACTERS]!r}, outside of its "
+                f"folder, which is refused; save the model again with its data beside it"
+            )
+    return found
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """Return what is another where a file was written anew; None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:  # which is told when it is read
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _named_files(path: Path, state: tuple[int, ...] | None) -> tuple[PurePosixPath, ...]:  # noqa: ARG001
+    """Return the files that a graph names; one that was not written anew is not read again."""
     graph = load_graph(path, weights=False).graph
     locations = {
         entry.value
@@ -231,14 +254,7 @@ def data_files(path: Path) -> tuple[PurePosixPath, ...]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    found = tuple(PurePosixPath(location) for location in sorted(locations))
-    for location in found:
-        if location.is_absolute() or ".." in location.parts or not location.name:
-            raise EnvironmentMismatch(
-                f"{path}: reads weights from {str(location)[:_MOST_CHARACTERS]!r}, outside of its "
-                f"folder, which is refused; save the model again with its data beside it"
-            )
-    return found
+    return tuple(PurePosixPath(location) for location in sorted(locations))
 
 
 def _files(path: Path) -> list[Path]:
