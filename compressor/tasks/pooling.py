@@ -23,8 +23,10 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
 from compressor.runtime.prompts import Prompts, read_prompts
 from compressor.tasks.head import ConfigFile
+from compressor.tasks.text_towers import has_own_way, is_projected, projected_width
 
 MODULES = "modules.json"
+AMONG_WEIGHTS = ""
 _LENGTH = "sentence_bert_config.json"
 ABOUT = "config_sentence_transformers.json"
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -100,7 +102,8 @@ class Pooling:
     max_length: int | None = None
     about: ConfigFile | None = None
     dense: tuple[DenseStep, ...] = ()
-    # The folders of the checkpoint that hold the weights of `dense`.
+    # The folders of the checkpoint that hold the weights of `dense`; `AMONG_WEIGHTS` for those that
+    # are among the encoder's.
     dense_folders: tuple[str, ...] = ()
 
     @property
@@ -180,7 +183,7 @@ def read_pooling(
     """Return how a checkpoint's vectors are made: by its files, else by the recipe, else as usual.
 
     Usual is what sentence-transformers does with a checkpoint that has no such files: the mean over
-    the tokens, not normalised.
+    the tokens, not normalised; of CLIP's encoder of texts what CLIP does.
 
     `mode` and `normalize` are what the recipe says, None where it says nothing.
 
@@ -192,6 +195,9 @@ def read_pooling(
     found = _from_modules(directory)
     max_length = longest_read(directory)
     read_prompts(about, directory / ABOUT)
+    config = {} if found is not None else (_read(directory / "config.json") or {})
+    if found is None and (mode is None or is_projected(config)) and has_own_way(config):
+        found = _of_text_tower(directory / "config.json", config, normalize=normalize)
     if found is None:
         usual = Pooling(mode or "mean", bool(normalize), None, max_length, about)
         return _truncated(usual, directory)
@@ -205,6 +211,19 @@ def read_pooling(
     if mistakes:
         raise RecipeError(mistakes)
     return _truncated(replace(found, max_length=max_length, about=about), directory)
+
+
+def _of_text_tower(place: Path, config: ConfigFile, *, normalize: bool | None) -> Pooling:
+    """Return how CLIP's encoder of texts makes vectors; raises as `projected_width`."""
+    width = projected_width(place, config)
+    source = "config.json"
+    if width is None:
+        return Pooling("lasttoken", bool(normalize), source)
+    hidden = config.get("hidden_size", 512)  # what transformers takes
+    step = DenseStep(hidden, width, bias=False, activation="identity")
+    return Pooling(
+        "lasttoken", bool(normalize), source, dense=(step,), dense_folders=(AMONG_WEIGHTS,)
+    )
 
 
 def _truncated(pooling: Pooling, directory: Path) -> Pooling:

@@ -41,6 +41,7 @@ from compressor.tasks.pooling import (
     PoolingMode,
     checkpoint_prompts,
     dense_files,
+    read_config,
     read_pooling,
     require_case,
     similarity_of,
@@ -68,6 +69,7 @@ from compressor.tasks.similarity import (
     word_counts,
 )
 from compressor.tasks.text import TextTask
+from compressor.tasks.text_towers import CLIP_TEXTS, PROJECTED, require_end
 from compressor.tasks.vectors import (
     BYTES_CODE,
     SIMILARITIES_CODE,
@@ -159,6 +161,7 @@ class SentenceEmbedding(VectorTask, TextTask):
     name: ClassVar[str] = "sentence-embedding"
     keeps_tokens: ClassVar[bool] = True
     head: ClassVar[str] = "Model"
+    other_heads: ClassVar[tuple[str, ...]] = (PROJECTED,)
     output: ClassVar[str] = "sentence_embedding"
     metrics: ClassVar[tuple[Metric, ...]] = (
         COSINE,
@@ -297,6 +300,12 @@ class SentenceEmbedding(VectorTask, TextTask):
         if limit is not None:
             preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
         require_case(name, directory, preprocessor)
+        config = read_config(directory)
+        if (
+            config.get("model_type") == CLIP_TEXTS
+            and self.how_pooled(directory).source == "config.json"
+        ):
+            require_end(name, config, preprocessor)
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return single texts, whatever the rows were that the model was judged on."""

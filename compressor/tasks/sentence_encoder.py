@@ -20,13 +20,15 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
-from compressor.tasks.pooling import DenseStep, Pooling, dense_weights
+from compressor.tasks.pooling import AMONG_WEIGHTS, DenseStep, Pooling, dense_weights
+from compressor.tasks.text_towers import PROJECTION, projection_file
 
 _SETTINGS = "sentence_embedding"  # the key of the configuration that holds the pooling
 _DENSE = "sentence_dense"  # the attribute that holds the linear layers after pooling
@@ -142,8 +144,7 @@ def load_dense(module: Any, directory: Path) -> None:
     for folder, linear, step in steps:
         if step.is_cut:
             continue
-        place = dense_weights(directory, folder)
-        found = load_file(place)
+        place, found = _stored_dense(directory, folder)
         own = {f"linear.{name}": value for name, value in linear.state_dict().items()}
         shapes = {name: list(value.shape) for name, value in found.items()}
         wanted = {name: list(value.shape) for name, value in own.items()}
@@ -155,6 +156,16 @@ def load_dense(module: Any, directory: Path) -> None:
         linear.load_state_dict(
             {name.removeprefix("linear."): value.float() for name, value in found.items()}
         )
+
+
+def _stored_dense(directory: Path, folder: str) -> tuple[Path, dict[str, Tensor]]:
+    """Return the weights of a Dense step, by their names in a file of its own, and their file."""
+    if folder != AMONG_WEIGHTS:
+        place = dense_weights(directory, folder)
+        return place, load_file(place)
+    place = projection_file(directory)
+    with safe_open(place, framework="pt") as content:
+        return place, {"linear.weight": content.get_tensor(PROJECTION)}
 
 
 def cut_vectors(module: Any, dimensions: int) -> None:
