@@ -18,6 +18,9 @@ from compressor.errors import EnvironmentMismatch
 from compressor.paths import unreadable
 from compressor.tasks.pixels import pixels_of
 
+# Formats that Pillow lets another program draw, Ghostscript, which runs what they say.
+_PROGRAMS = ("EPS",)
+
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
@@ -43,14 +46,21 @@ class StoredImage:
                 f"{self.place}: the image{name} {reason}; paths are relative to the file of rows"
             )
         # Here and not at the top, because `compress validate` must answer at once.
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         content = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(content) as image:
+                    if image.format in _PROGRAMS:
+                        raise ValueError(f"{image.format} is a program that draws; save it as PNG")
                     return pixels_of(image)
+        except UnidentifiedImageError as error:
+            raise EnvironmentMismatch(
+                f"{self.place}: the image{name} is empty or of no format that Pillow reads; save "
+                f"it as PNG or JPEG"
+            ) from error
         except (
             # What the decoders of Pillow raise for bytes that are not as their format says.
             OSError,

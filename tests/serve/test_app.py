@@ -176,7 +176,7 @@ def test_images_come_as_files_in_base64():
     )
     assert good.json == [{"label": "grey", "score": 51.0}]
     assert (damaged.status, no_base64.status) == (400, 400)
-    assert "example 0: the image is missing or damaged" in damaged.error
+    assert "example 0: the image is empty or of no format that Pillow reads" in damaged.error
     assert "must be a file as a string in base64" in no_base64.error
 
 

@@ -272,6 +272,12 @@ def test_pixels_without_a_known_range_are_refused() -> None:
         ImageColumns().examples(table(image=[stream.getvalue()]), ("image",), [0])
 
 
+def test_an_image_that_another_program_would_draw_is_refused() -> None:
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    with pytest.raises(EnvironmentMismatch, match=r"EPS is a program that draws; save it as PNG"):
+        ImageColumns().examples(table(image=[content]), ("image",), [0])
+
+
 @pytest.mark.parametrize("value", [None, "", {"bytes": None, "path": None}, 5])
 def test_a_missing_image_is_a_mistake(value: Any) -> None:
     with pytest.raises(RecipeError, match="the image is missing"):
