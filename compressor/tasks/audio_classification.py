@@ -24,7 +24,9 @@ from compressor.tasks.report_words import ReportWords
 from compressor.tasks.sound import Sound, StoredSound, read_wav
 
 _CODE = """\
+import json
 import wave
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -34,11 +36,17 @@ extractor = AutoFeatureExtractor.from_pretrained(".")
 session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
 with wave.open("sound.wav") as stream:  # one channel of 16 bits, at the extractor's rate
     samples = np.frombuffer(stream.readframes(stream.getnframes()), "<i2") / np.float32(2**15)
-batch = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
-names = {{node.name for node in session.get_inputs()}}
-if "attention_mask" in names:
+longest = json.loads(Path("manifest.json").read_text(encoding="utf-8"))["max_length"]
+nodes = {{node.name: node for node in session.get_inputs()}}
+padding = {{}}
+if [len(node.shape) for node in nodes.values()] == [2]:  # without a mask: all have one length
+    padding = {{"padding": "max_length", "max_length": longest, "return_attention_mask": True}}
+batch = extractor(
+    samples[:longest], sampling_rate=extractor.sampling_rate, return_tensors="np", **padding
+)
+if "attention_mask" in nodes:
     batch["attention_mask"] = np.ones(batch["input_values"].shape, np.int64)
-[logits] = session.run(["logits"], {{name: batch[name] for name in names}})
+[logits] = session.run(["logits"], {{name: batch[name] for name in nodes}})
 labels = {labels}
 print([labels[index] for index in logits.argmax(axis=-1)])
 """
@@ -107,7 +115,11 @@ class AudioClassification(Classification):
         self.require_files(Path(directory))
         load: Any = AutoFeatureExtractor.from_pretrained  # transformers leaves it untyped
         extractor = load(directory, trust_remote_code=False)
-        return SoundReader.of(extractor, read_config(Path(directory)))
+        reader = SoundReader.of(extractor, read_config(Path(directory)))
+        if reader.inputs.is_masked:
+            # transformers counts how many samples the mask has, and takes them for the first ones.
+            extractor.padding_side = "right"
+        return reader
 
     def light_preprocessor(self, directory: Path) -> Any:
         """Return a feature extractor by its settings alone; None for one that does more."""

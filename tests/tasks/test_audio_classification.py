@@ -6,6 +6,7 @@ import io
 import wave
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.export.to_onnx import export_onnx
 from compressor.inspection.checkpoint import inspect_checkpoint
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
 from compressor.passes.prune_magnitude.masks import prunable_weights
 from compressor.tasks import load_task
 from compressor.tasks.columns import SoundColumns
@@ -131,6 +132,45 @@ def test_predictions_are_those_of_transformers_alone_and_in_a_batch(name: str, t
     model.save(tmp_path / "saved")
     again = load_checkpoint(tmp_path / "saved")
     assert logits(again, tones()) == pytest.approx(np.concatenate(expected), abs=1e-5)
+
+
+def test_sounds_are_padded_where_the_mask_is_counted(tmp_path: Path):
+    torch.manual_seed(0)
+    made = of_samples("Wav2Vec2", "layer")
+    made[1].padding_side = "left"  # which transformers computes wrongly in a batch
+    model = load_checkpoint(save(made, tmp_path))
+    alone = [logits(model, [tone]) for tone in tones()]
+    assert logits(model, tones()) == pytest.approx(np.concatenate(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_the_code_of_the_model_card_reads_a_sound_as_the_artifact(
+    norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = load_foreign(
+        find_checkpoint(str(save(of_samples("Hubert", norm), tmp_path))),
+        load_task("audio-classification", max_length=6000),
+    )
+    samples = (np.sin(np.arange(4000) / 9) * 9000).astype("<i2")
+    (tmp_path / "sound.wav").write_bytes(wav(samples))
+    (tmp_path / "manifest.json").write_text('{"max_length": 6000}')
+    sound = samples / np.float32(2**15)
+    expected = model.task.encode(model.preprocessor, model.task.given([sound]))
+    shapes = {
+        name: SimpleNamespace(name=name, shape=value.shape) for name, value in expected.items()
+    }
+    read: dict[str, Any] = {}
+    session = SimpleNamespace(
+        get_inputs=lambda: list(shapes.values()),
+        run=lambda _, inputs: read.update(inputs) or [np.eye(3)[:1]],
+    )
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: session)
+    monkeypatch.chdir(tmp_path)
+    code = model.task.words.code.format(provider="'CPUExecutionProvider'", labels=["low"])
+    exec(code, {})  # noqa: S102 - the code under test
+    assert read.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(read[name], values, atol=1e-6)
 
 
 def test_the_graph_reads_a_mask_and_sounds_of_any_length(tmp_path: Path):
