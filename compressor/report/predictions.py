@@ -69,7 +69,11 @@ def prediction_lines(report: RunReport) -> Iterator[str]:
 
 
 def _changed_words(report: RunReport) -> str | None:
-    """Say how many of all rows changed, which a few that are shown cannot tell."""
+    """Say how many of all rows changed, which a few that are shown cannot tell.
+
+    Where labels say what is right, a row that both models get wrong is no flip, so that those are
+    counted which turned wrong or right.
+    """
     name, found = report.compared_split, len(report.flips)
     sizes = {split.name: split.num_examples for split in report.splits}
     if name not in sizes:
@@ -78,8 +82,18 @@ def _changed_words(report: RunReport) -> str | None:
     rows = counted(sizes[name], f"{name} {words.row}")
     if not words.changes_are_rows:
         return f"Among {rows}, {found:,} got {words.another}; the report shows them."
-    share = f" ({100 * found / sizes[name]:.1f}%)" if found else ""
-    return f"Of {rows}, {found:,}{share} got {words.another}; the report shows them."
+    lost, won = (sum(item.kind == kind for item in report.flips) for kind in ("lost", "won"))
+    is_labelled = any(item.label is not None for item in report.predictions)
+    if lost or won or (not found and is_labelled and not words.flips_moved):
+        wrong, right = (_with_share(count, sizes[name]) for count in (lost, won))
+        return f"Of {rows}, {wrong} turned wrong and {right} turned right; the report shows them."
+    return (
+        f"Of {rows}, {_with_share(found, sizes[name])} got {words.another}; the report shows them."
+    )
+
+
+def _with_share(count: int, whole: int) -> str:
+    return f"{count:,}" + (f" ({100 * count / whole:.1f}%)" if count else "")
 
 
 def _row(item: PredictionRecord, *, has_score: bool) -> PredictionRow:

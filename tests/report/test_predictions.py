@@ -27,8 +27,22 @@ def test_lines_put_the_artifact_below_the_original(passed: dict[str, Any]):
         "  row 4",
         "    original  0.912  yes",
         "    artifact  0.900  no",
-        "Of 872 search rows, 2 (0.2%) got another prediction; the report shows them.",
+        "Of 872 search rows, 2 (0.2%) turned wrong and 0 turned right; the report shows them.",
     ]
+
+
+def test_without_labels_all_that_changed_is_counted(passed: dict[str, Any]):
+    passed["predictions"], passed["compared_split"] = [record()], "search"
+    passed["flips"] = [{**item, "kind": "changed"} for item in passed["flips"][:2]]
+    *_, line = prediction_lines(from_plain(passed))
+    assert line == "Of 872 search rows, 2 (0.2%) got another prediction; the report shows them."
+
+
+def test_where_nothing_turned_it_is_not_said_that_nothing_changed(passed: dict[str, Any]):
+    passed["predictions"], passed["compared_split"] = [record(label="no")], "search"
+    passed["flips"] = []
+    *_, line = prediction_lines(from_plain(passed))
+    assert line == "Of 872 search rows, 0 turned wrong and 0 turned right; the report shows them."
 
 
 def test_the_right_label_stands_beside_the_example(passed: dict[str, Any]):
