@@ -13,6 +13,7 @@ from compressor.pipeline.attributions import KEY, WORDS, lost_agreement
 from compressor.recipe.budget import MISSED, AccuracyBudget
 from compressor.setting_errors import did_you_mean
 from compressor.tasks import Findings, Task, find_metric
+from compressor.words import few_of
 
 MAX_DROP = "budget.max_drop"
 _ROUNDING = 1e-12
@@ -156,6 +157,28 @@ def check_kinds(budget: AccuracyBudget, task: Task, labels: Sequence[str]) -> No
         ]
     if mistakes:
         raise RecipeError(mistakes)
+
+
+def check_held(budget: AccuracyBudget, task: Task, split: Dataset, labels: Sequence[str]) -> None:
+    """Raise `RecipeError` where no row of `split` holds a kind whose recall is to be proven on it.
+
+    What the untouched checkpoint finds, which `max_missed` counts, is not known before it is asked.
+    """
+    for key, limits in budget.misses.items():
+        if key == MISSED:
+            continue
+        held = task.held(split.truth(), labels)
+        absent = [kind for kind in limits_of(limits, list(held)) if not held[kind]]
+        if absent:
+            there = [kind for kind in held if held[kind]]
+            raise RecipeError(
+                [
+                    f"budget.{key}: no row of data.{split.name} holds {few_of(absent)}, so that "
+                    f"nothing could be proven of it; give rows that do, or limit by name those "
+                    f"that occur ({few_of(there)}), or accept the missing proof with "
+                    f"--allow-inconclusive"
+                ]
+            )
 
 
 def _record(

@@ -93,6 +93,7 @@ from compressor.pipeline.inputs import (
     other_checkpoints,
     require_fitting_passes,
 )
+from compressor.pipeline.judge import check_held
 from compressor.pipeline.output import OutputDirectory, claim_output
 from compressor.pipeline.predictions import sample_predictions
 from compressor.pipeline.preflight import check_inputs, check_runtime
@@ -719,6 +720,8 @@ class _Run:
             for position, step in enumerate(self.recipe.passes)
             if step.further_rows is not None
         }
+        if "certification" in splits and not self.allow_inconclusive:
+            check_held(self.recipe.budget, self.task, splits["certification"], labels)
         self.log.splits = describe_splits({**splits, **further})
         rows = {name: split.rows for name, split in splits.items()}
         self.directory.write_text("splits.json", rows_as_json(rows) + "\n")

@@ -706,6 +706,10 @@ class Task(Explained, ABC):
         """
         return {}
 
+    def held(self, truth: Truth, labels: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
+        """Return in how many rows each kind is that `kinds` names, by the labels of the rows."""
+        return {}
+
     def kinds(self, labels: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - as above
         """Return the names of all that can be found, in the order of the labels."""
         return ()

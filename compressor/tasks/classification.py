@@ -180,6 +180,12 @@ class Classification(Task):
         """Return the names of the classes."""
         return tuple(labels)
 
+    def held(self, truth: Truth, labels: Sequence[str]) -> dict[str, int]:
+        """Return how many rows are of each class."""
+        assert truth.labels is not None, "the caller asked whether there are labels"
+        counts = np.bincount(np.asarray(truth.labels), minlength=len(labels))
+        return dict(zip(labels, counts.tolist(), strict=True))
+
     def findings(
         self,
         before: Score,

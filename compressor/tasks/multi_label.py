@@ -377,6 +377,11 @@ class MultiLabelClassification(TextTask):
         """Return the names of the labels."""
         return tuple(labels)
 
+    def held(self, truth: Truth, labels: Sequence[str]) -> dict[str, int]:
+        """Return for how many rows each label holds."""
+        assert truth.labels is not None, "the caller asked whether there are labels"
+        return dict(zip(labels, _sets(truth.labels).sum(axis=0).tolist(), strict=True))
+
     def findings(
         self,
         before: Score,

@@ -529,6 +529,15 @@ class TokenClassification(TextTask):
         """Return the kinds of entities, such as `PER`."""
         return read_tags(labels).kinds
 
+    def held(self, truth: Truth, labels: Sequence[str]) -> dict[str, int]:
+        """Return in how many documents there is an entity of each kind."""
+        assert truth.labels is not None, "the caller asked whether there are labels"
+        kinds = [{entity.kind for entity in found} for found in self._found(truth.labels)]
+        return {
+            kind: sum(place in found for found in kinds)
+            for place, kind in enumerate(read_tags(labels).kinds)
+        }
+
     def findings(
         self,
         before: Score,

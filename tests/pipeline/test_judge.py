@@ -14,7 +14,7 @@ import compressor
 from compressor.data import Dataset
 from compressor.errors import BudgetExceeded, NotCertified, RecipeError
 from compressor.measurements import Score
-from compressor.pipeline.judge import Judge
+from compressor.pipeline.judge import Judge, check_held
 from compressor.recipe.budget import AccuracyBudget
 from compressor.tasks import load_task
 
@@ -68,6 +68,31 @@ def test_recall_by_labels_forgives_what_the_original_missed_too():
     assert judge(max_recall_drop=0.0).holds(before, with_spam_missed(4))
 
 
+def labelled_as(task: str, labels: Any) -> tuple[Any, Dataset]:
+    cells = np.empty(len(labels), dtype=object)
+    cells[:] = [np.array(item) for item in labels]
+    return load_task(task), Dataset("certification", ("a",) * len(labels), cells, np.arange(2), "x")
+
+
+@pytest.mark.parametrize(
+    ("task", "truth", "labels"),
+    [
+        ("multi-label-classification", [[True, False], [False, False]], ("threat", "spam")),
+        ("token-classification", [[1, 2, 0], [0, 0, 0]], ("O", "B-threat", "I-threat", "B-spam")),
+    ],
+)
+def test_what_no_row_holds_is_refused_before_anything_is_done(
+    task: str, truth: Any, labels: tuple[str, ...]
+):
+    kind, split = labelled_as(task, truth)
+    kind = kind.for_labels(labels)
+    check_held(AccuracyBudget(max_drop=0.1, max_recall_drop={"threat": 0.1}), kind, split, labels)
+    check_held(AccuracyBudget(max_drop=0.1, max_missed={"spam": 0.1}), kind, split, labels)
+    for limits in (0.1, {"threat": 0.1, "spam": 0.1}):
+        with pytest.raises(RecipeError, match=r"data\.certification holds spam, .*\(threat\)"):
+            check_held(AccuracyBudget(max_drop=0.1, max_recall_drop=limits), kind, split, labels)
+
+
 @pytest.fixture(scope="module")
 def base(bert_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return a recipe over a tiny BERT that gives each label to half of the texts."""
@@ -119,6 +144,21 @@ def test_recall_by_labels_needs_labels(base: dict[str, Any], tmp_path: Path):
     data = {"text": "text", "search": {"path": str(tmp_path / "rows.csv")}}
     budget = {"metric": "agreement", "max_drop": 0.5, "max_recall_drop": 0.1}
     with pytest.raises(RecipeError, match="no column 'label'"):
+        run(base, tmp_path, data=data, budget=budget)
+
+
+def test_a_class_without_rows_to_prove_its_recall_is_told_at_once(
+    base: dict[str, Any], tmp_path: Path
+):
+    lines = Path(base["data"]["search"]["path"]).read_text().splitlines()
+    label = lines[1].rpartition(",")[2]
+    only = [lines[0], *(f"again {line}" for line in lines[1:] if line.endswith(f",{label}"))]
+    (tmp_path / "one.csv").write_text("\n".join(only) + "\n")
+    data = {**base["data"], "certification": {"path": str(tmp_path / "one.csv")}}
+    budget = {"metric": "agreement", "max_drop": 0.5, "max_recall_drop": 0.1}
+    with pytest.raises(
+        RecipeError, match=r"budget\.max_recall_drop: no row of data\.certification"
+    ):
         run(base, tmp_path, data=data, budget=budget)
 
 
