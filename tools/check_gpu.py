@@ -39,7 +39,7 @@ from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
 from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider
-from compressor.models.provider_options import AS_WRITTEN
+from compressor.models.provider_options import AS_WRITTEN, ProviderSettings
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PASSES, PassContext, TorchPass, apply_pass
 from compressor.passes.convert_fp16.settings import ConvertFp16
@@ -48,6 +48,7 @@ from compressor.progress import SILENT
 from compressor.tasks import Batch
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.verify.benchmark import benchmark, default_threads
+from compressor.verify.timing import TimingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -286,11 +287,10 @@ def add_latencies(
             ends,
             provider=provider,
             batches=grid,
-            warmup_runs=5,
-            num_runs=situation.runs,
-            threads=default_threads(),
-            cuda_graph=recorded,
-            cache_dir=situation.folder / "engines" / f"{name}-{how}",
+            plan=TimingPlan(warmup_runs=5, num_runs=situation.runs, threads=default_threads()),
+            settings=ProviderSettings(
+                cuda_graph=recorded, cache_dir=situation.folder / "engines" / f"{name}-{how}"
+            ),
         )
     except CompressorError as error:
         record.add("latency", f"{name}, {how}", False, str(error))

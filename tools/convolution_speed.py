@@ -28,6 +28,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.progress import SILENT
 from compressor.verify.benchmark import BenchmarkBatch, benchmark
+from compressor.verify.timing import TimingPlan
 
 SIDE, BATCHES, CALIBRATION = 224, (1, 8), 16
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -101,7 +102,10 @@ def times(model: TorchModel, files: dict[str, OnnxModel], name: str) -> dict[str
             "final": files[name].path,
         }
         timed = benchmark(
-            pair, provider="cpu", batches=batches, warmup_runs=2, num_runs=12, threads=1
+            pair,
+            provider="cpu",
+            batches=batches,
+            plan=TimingPlan(warmup_runs=2, num_runs=12, threads=1),
         )
         by_model = {item.model: item.cpu_p50_ms for item in timed}
         before, after = by_model["baseline"], by_model["final"]

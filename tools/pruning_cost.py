@@ -38,6 +38,7 @@ from compressor.progress import SILENT
 from compressor.tasks import load_task
 from compressor.tasks.columns import TextColumns
 from compressor.verify.benchmark import BenchmarkBatch, benchmark
+from compressor.verify.timing import TimingPlan
 
 _LABELS = ("0", "1")
 _HEADS = 12  # of widths that they divide, as those of published encoders
@@ -122,9 +123,7 @@ def speeds_of(model: TorchModel, before: Path, folder: Path) -> dict[int, float]
         {"baseline": before, "final": after},
         provider="cpu",
         batches=batches,
-        warmup_runs=3,
-        num_runs=60,
-        threads=1,
+        plan=TimingPlan(warmup_runs=3, num_runs=60, threads=1),
     )
     times = {(item.model, item.batch_size): item.cpu_p50_ms for item in found}
     ratios = {}

@@ -25,6 +25,7 @@ from results import write_results
 
 from compressor.models.onnx_model import OnnxModel
 from compressor.verify.benchmark import Contestant, benchmark
+from compressor.verify.timing import TimingPlan
 
 _IDS = (1000, 5000)  # of words in every vocabulary of BERT's kind, however it was trimmed
 _LARGE = 256  # tokens in a batch, from which on fewer runs are as steady
@@ -59,14 +60,12 @@ def timed(run: Path, *, rounds: int, num_runs: int) -> Iterator[dict[str, Any]]:
         batches = {name: batch_of(path, size, length) for name, path in models.items()}
         ratios, loads = [], []
         for number in range(rounds):
+            num = num_runs if size * length < _LARGE else max(3, num_runs // 5)
             found = benchmark(
                 models,
                 provider="cpu",
                 batches=[(size, length, batches)],
-                warmup_runs=2,
-                num_runs=num_runs if size * length < _LARGE else max(3, num_runs // 5),
-                threads=1,
-                seed=number,
+                plan=TimingPlan(warmup_runs=2, num_runs=num, threads=1, seed=number),
             )
             cpu_ms = {item.model: item.cpu_p50_ms for item in found}
             ratios.append(ratio_of(cpu_ms))

@@ -88,6 +88,7 @@ from compressor.verify.evaluation import (
     flops_of,
 )
 from compressor.verify.runtimes import time_runtimes
+from compressor.verify.timing import TimingPlan
 
 _LOOKED_AT = 64  # examples, for a short and a long one
 
@@ -479,13 +480,13 @@ class Stages:
                 {name: end.path for name, end in zip(names, ends, strict=True)},
                 provider=provider,
                 batches=batches,
-                warmup_runs=settings.warmup_runs,
-                num_runs=settings.num_runs,
-                threads=self.threads,
-                cuda_graph=settings.cuda_graph,
-                cache_dir=scratch,
+                plan=self._timing_plan(settings),
+                settings=ProviderSettings(
+                    cuda_graph=settings.cuda_graph,
+                    cache_dir=scratch,
+                    precision=self.precision if provider == OPENVINO else "fp32",
+                ),
                 must_be_steady=to_choose,
-                precision=self.precision if provider == OPENVINO else "fp32",
                 progress=self.progress,
             )
             return {"latencies": Latencies(measured)}
@@ -518,9 +519,7 @@ class Stages:
                 artifact.path,
                 runtimes=settings.runtimes,
                 batches=[(size, length, own["final"]) for size, length, own in batches],
-                warmup_runs=settings.warmup_runs,
-                num_runs=settings.num_runs,
-                threads=self.threads,
+                plan=self._timing_plan(settings),
                 precision=self.precision,
                 progress=self.progress,
             )
@@ -535,6 +534,9 @@ class Stages:
         }
         done = self._do("runtimes", name, read, work)
         return done.fact("runtimes", RuntimeLatencies).latencies
+
+    def _timing_plan(self, settings: BenchmarkSettings) -> TimingPlan:
+        return TimingPlan(settings.warmup_runs, settings.num_runs, self.threads)
 
     def _do(
         self,

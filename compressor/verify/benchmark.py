@@ -7,7 +7,7 @@ differ even when they are the same file. Here they take turns, in shuffled order
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,25 @@ from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Latency
 from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider, output_of, provider_that_ran
-from compressor.models.provider_options import ProviderSettings, axes_of, output_shape
+from compressor.models.provider_options import PLAIN, ProviderSettings, axes_of, output_shape
 from compressor.progress import SILENT, Advance, Progress
-from compressor.runtime.openvino_session import OPENVINO, Precision
+from compressor.runtime.openvino_session import OPENVINO
 from compressor.tasks import Batch
-from compressor.verify.timing import Run, Times, Turns, clock_for, standard_error, take_turns
+from compressor.verify.timing import (
+    Run,
+    RunTimes,
+    TimingPlan,
+    Turns,
+    clock_for,
+    standard_error,
+    take_turns,
+    warm_up,
+)
 
 Contestant = Literal["baseline", "final"]
 # Batch size, sequence length, and the inputs of each model: a pass may change what a model reads.
 BenchmarkBatch = tuple[int, int | None, Mapping[Contestant, Batch]]
 
-_WIDEST_SPREAD = 1.5  # 95th percentile over the median
-_LARGEST_DRIFT = 1.15  # median of one half of the runs over that of the other
-_FEWEST_TO_SEE_DRIFT = 10  # runs; medians of fewer differ by chance
 # A speed-up to choose by is measured until its standard error is good, or so many runs were made.
 _GOOD_ERROR, _LARGEST_ERROR, _MOST_RUNS = 0.01, 0.05, 600
 _PARTS = 6  # into which runs fall, to see how its ratio varies
@@ -47,27 +53,20 @@ def benchmark(
     *,
     provider: str,
     batches: Sequence[BenchmarkBatch],
-    warmup_runs: int,
-    num_runs: int,
-    threads: int,
-    cuda_graph: bool = False,
-    cache_dir: Path | None = None,
+    plan: TimingPlan,
+    settings: ProviderSettings = PLAIN,
     must_be_steady: bool = False,
-    precision: Precision = "fp32",
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[Latency, ...]:
     """Time `models` on every batch and return one latency for each, batch by batch.
 
-    After `warmup_runs` untimed runs of each model follow `num_runs` rounds; in a round every model
-    runs once, in an order drawn from `seed`. `threads` are those within one operator, operators run
-    one after the other. On the CPU a run goes from NumPy to NumPy; on a GPU inputs and outputs stay
-    in its memory, where they are written once, and a run ends when the GPU is done.
+    On the CPU a run goes from NumPy to NumPy; on a GPU inputs and outputs stay in its memory, where
+    they are written once, and a run ends when the GPU is done.
 
-    With `cuda_graph` the kernels of each shape are recorded in the warm-up and replayed as one.
-    TensorRT builds one engine for all shapes, and keeps it in `cache_dir`. On a GPU each model's
-    memory is measured first, in a session of its own for each batch. In OpenVINO the final model
-    computes in `precision`, the baseline in float32.
+    Of `settings`, `cuda_graph` records the kernels of each shape in the warm-up and replays them as
+    one. TensorRT builds one engine for all shapes, and keeps it in a folder of `cache_dir` for each
+    model. In OpenVINO the final model computes in `precision`, the baseline in float32. On a GPU
+    each model's memory is measured first, in a session of its own for each batch.
 
     With one thread of the CPU the CPU time of a run is kept beside its wall time: what the thread
     computed, without waiting for a core that others use.
@@ -76,65 +75,83 @@ def benchmark(
     record it, and with `must_be_steady` when the times that choices go by vary too much;
     `ValueError` when there is nothing to time.
     """
-    if not models or not batches or num_runs < 1:
+    if not models or not batches or plan.num_runs < 1:
         raise ValueError("a benchmark needs a model, a batch and a run")
-    settings = ProviderSettings(
-        cuda_graph=cuda_graph and provider not in _ON_CPU,
+    shared = replace(
+        settings,
+        cuda_graph=settings.cuda_graph and provider not in _ON_CPU,
         rounds_float32=True,  # as ONNX Runtime does by itself: else fp32 looks slower than it is
         axes=axes_of([(size, length) for size, length, _ in batches]),
     )
     opened = {
-        name: OnnxModel(path, provider, threads, _with_cache(settings, cache_dir, name))
+        name: OnnxModel(path, provider, plan.threads, _own_settings(name, shared))
         for name, path in models.items()
     }
-    if "final" in opened and precision != "fp32":
-        exact = opened["final"]
-        opened["final"] = replace(exact, settings=replace(exact.settings, precision=precision))
     check_provider(provider)  # which also loads what every session on a GPU needs
-    memory = None if provider in _ON_CPU else _memory(opened, batches, GpuMemory(), progress)
-    random, clock = np.random.default_rng(seed), clock_for(provider, threads)
+    memory = {} if provider in _ON_CPU else _memory(opened, batches, GpuMemory(), progress)
+    random, clock = np.random.default_rng(plan.seed), clock_for(provider, plan.threads)
     found: list[Latency] = []
-    with progress.bar(f"benchmark on {provider}", len(batches) * num_runs) as advance:
-        for place, (batch_size, sequence_length, own) in enumerate(batches):
-            runs = {name: _prepare(model, own[name], place) for name, model in opened.items()}
-            _warm_up(runs.values(), warmup_runs)
-            shape = f"batch {batch_size}" + (f" x {sequence_length}" if sequence_length else "")
+    with progress.bar(f"benchmark on {provider}", len(batches) * plan.num_runs) as advance:
+        for place, batch in enumerate(batches):
+            runs = {name: _prepare(model, batch[2][name], place) for name, model in opened.items()}
+            warm_up(runs.values(), plan.warmup_runs)
+            shape = _shape_words(batch)
             time_now = partial(
                 take_turns,
                 runs,
-                num_runs,
+                plan.num_runs,
                 clock=clock,
                 random=random,
                 after_round=partial(_advance, advance, shape),
             )
             timed = _steady_turns(time_now, shape) if must_be_steady else time_now()
             found += [
-                Latency(
-                    model=name,
-                    provider=provider_that_ran(opened[name].session),
-                    batch_size=batch_size,
-                    sequence_length=sequence_length,
-                    p50_ms=_percentile(wall_ms, 50),
-                    p95_ms=_percentile(wall_ms, 95),
-                    num_runs=len(wall_ms),
-                    threads=threads,
-                    noisy=is_noisy(wall_ms),
-                    p99_ms=_percentile(wall_ms, 99),
-                    cuda_graph=settings.cuda_graph,
-                    peak_memory_bytes=None if memory is None else memory[name, place],
-                    cpu_p50_ms=None if cpu_ms is None else _percentile(cpu_ms, 50),
-                    cpu_p95_ms=None if cpu_ms is None else _percentile(cpu_ms, 95),
-                )
-                for name, wall_ms in timed.wall_ms.items()
-                for cpu_ms in [None if timed.cpu_ms is None else timed.cpu_ms[name]]
+                _latency(name, model, batch, timed.of(name), memory.get((name, place)))
+                for name, model in opened.items()
             ]
     return tuple(found)
 
 
-def _with_cache(
-    settings: ProviderSettings, cache_dir: Path | None, name: Contestant
-) -> ProviderSettings:
-    return settings if cache_dir is None else replace(settings, cache_dir=cache_dir / name)
+def _own_settings(name: Contestant, settings: ProviderSettings) -> ProviderSettings:
+    """Return the settings of one contestant's sessions."""
+    folder = settings.cache_dir
+    return replace(
+        settings,
+        cache_dir=None if folder is None else folder / name,
+        precision=settings.precision if name == "final" else "fp32",
+    )
+
+
+def _latency(
+    name: Contestant,
+    model: OnnxModel,
+    batch: BenchmarkBatch,
+    times: RunTimes,
+    peak_memory_bytes: int | None,
+) -> Latency:
+    batch_size, sequence_length, _ = batch
+    assert model.threads is not None, "the plan says it"
+    return Latency(
+        model=name,
+        provider=provider_that_ran(model.session),
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        p50_ms=times.percentile(50),
+        p95_ms=times.percentile(95),
+        num_runs=times.num_runs,
+        threads=model.threads,
+        noisy=times.is_noisy,
+        p99_ms=times.percentile(99),
+        cuda_graph=model.settings.cuda_graph,
+        peak_memory_bytes=peak_memory_bytes,
+        cpu_p50_ms=times.cpu_percentile(50),
+        cpu_p95_ms=times.cpu_percentile(95),
+    )
+
+
+def _shape_words(batch: BenchmarkBatch) -> str:
+    batch_size, sequence_length, _ = batch
+    return f"batch {batch_size}" + (f" x {sequence_length}" if sequence_length else "")
 
 
 def _steady_turns(time_now: Callable[[], Turns[Contestant]], shape: str) -> Turns[Contestant]:
@@ -180,26 +197,6 @@ def _ratio_error(timed: Turns[Contestant]) -> float:
 def _advance(advance: Advance, shape: str, wall_ms: Mapping[Contestant, Sequence[float]]) -> None:
     medians = (f"{name} {np.median(times):.3g} ms" for name, times in wall_ms.items())
     advance(1, f"{shape}: {', '.join(medians)}")
-
-
-def _percentile(times: Times, share: int) -> float:
-    return float(np.percentile(times, share))
-
-
-def is_noisy(elapsed_ms: Sequence[float] | Times) -> bool:
-    """Return whether runs of one model, in the order they were made, tell of a busy machine.
-
-    They do when one in twenty took half as long again as the median, or when the median of the
-    later half is more than 15% off that of the earlier one. Turns keep a ratio of two models from
-    being wrong by as much, and nothing keeps it right.
-    """
-    times = np.asarray(elapsed_ms)
-    spread = np.percentile(times, 95) > _WIDEST_SPREAD * np.median(times)
-    if len(times) < _FEWEST_TO_SEE_DRIFT:
-        return bool(spread)
-    earlier, later = np.median(times[: len(times) // 2]), np.median(times[len(times) // 2 :])
-    drift = max(earlier, later) > _LARGEST_DRIFT * min(earlier, later)
-    return bool(spread or drift)
 
 
 def default_threads() -> int:
@@ -281,14 +278,8 @@ def _memory(
             for name, model in models.items():
                 before = gpu.used_bytes()
                 alone = replace(model, settings=replace(model.settings, exact_memory=True))
-                _warm_up([_prepare(alone, own[name], place)], _RUNS_TO_FILL_MEMORY)
+                warm_up([_prepare(alone, own[name], place)], _RUNS_TO_FILL_MEMORY)
                 found[name, place] = max(0, gpu.used_bytes() - before)
                 del alone  # and with it the session
                 advance()
     return found
-
-
-def _warm_up(runs: Iterable[Run], num_runs: int) -> None:
-    for run in runs:
-        for _ in range(num_runs):
-            run()

@@ -18,8 +18,7 @@ from compressor.models.provider_options import ProviderSettings
 from compressor.progress import SILENT, Progress
 from compressor.runtime.openvino_session import OPENVINO, Precision, openvino_version
 from compressor.tasks import Batch
-from compressor.verify.benchmark import is_noisy
-from compressor.verify.timing import Run, clock_for, take_turns
+from compressor.verify.timing import Run, TimingPlan, clock_for, take_turns, warm_up
 
 PROVIDER_OF: Mapping[Runtime, str] = {"onnxruntime": "cpu", "openvino": OPENVINO}
 
@@ -29,51 +28,47 @@ def time_runtimes(
     *,
     runtimes: Sequence[Runtime],
     batches: Sequence[tuple[int, int | None, Batch]],
-    warmup_runs: int,
-    num_runs: int,
-    threads: int,
+    plan: TimingPlan,
     precision: Precision = "fp32",
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[RuntimeLatency, ...]:
     """Time the graph in `path` on the CPU and return one latency for each batch and runtime.
 
-    `batches` are batch size, sequence length and inputs. After `warmup_runs` untimed runs follow
-    `num_runs` rounds; in a round every runtime runs once, in an order drawn from `seed`, from NumPy
-    to NumPy, with `threads` each. OpenVINO computes in `precision`.
+    `batches` are batch size, sequence length and inputs. Every runtime runs from NumPy to NumPy,
+    with the threads of `plan` each. OpenVINO computes in `precision`.
 
     Raises `EnvironmentMismatch` where a runtime is not installed or does not run the graph.
     """
     opened = {
-        name: OnnxModel(path, PROVIDER_OF[name], threads, ProviderSettings(precision=precision))
+        name: OnnxModel(
+            path, PROVIDER_OF[name], plan.threads, ProviderSettings(precision=precision)
+        )
         for name in runtimes
     }
     versions = {name: _version(name) for name in runtimes}
-    random, clock = np.random.default_rng(seed), clock_for("cpu", threads)
+    random, clock = np.random.default_rng(plan.seed), clock_for("cpu", plan.threads)
     found: list[RuntimeLatency] = []
-    with progress.bar("runtimes in turns", len(batches) * num_runs) as advance:
+    with progress.bar("runtimes in turns", len(batches) * plan.num_runs) as advance:
         for batch_size, sequence_length, inputs in batches:
             runs = {name: _run_of(model, inputs) for name, model in opened.items()}
-            for run in runs.values():
-                for _ in range(warmup_runs):
-                    run()
+            warm_up(runs.values(), plan.warmup_runs)
             timed = take_turns(
-                runs, num_runs, clock=clock, random=random, after_round=lambda _: advance(1)
+                runs, plan.num_runs, clock=clock, random=random, after_round=lambda _: advance(1)
             )
-            for name, wall_ms in timed.wall_ms.items():
-                cpu_ms = None if timed.cpu_ms is None else timed.cpu_ms[name]
+            for name in opened:
+                times = timed.of(name)
                 found.append(
                     RuntimeLatency(
                         runtime=name,
                         version=versions[name],
                         batch_size=batch_size,
                         sequence_length=sequence_length,
-                        p50_ms=float(np.median(wall_ms)),
-                        p95_ms=float(np.percentile(wall_ms, 95)),
-                        num_runs=len(wall_ms),
-                        threads=threads,
-                        noisy=is_noisy(wall_ms),
-                        cpu_p50_ms=None if cpu_ms is None else float(np.median(cpu_ms)),
+                        p50_ms=times.percentile(50),
+                        p95_ms=times.percentile(95),
+                        num_runs=times.num_runs,
+                        threads=plan.threads,
+                        noisy=times.is_noisy,
+                        cpu_p50_ms=times.cpu_percentile(50),
                     )
                 )
     return tuple(found)

@@ -10,7 +10,7 @@ there, and on a GPU, only the wall clock tells how long a run takes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +34,49 @@ REFERENCE = "reference"
 _OF_MEDIAN = 1.25  # its standard error over that of a mean
 _REFERENCE_SIZE = 192  # rows and columns of both factors: about what a sub-layer takes
 _FAST = 10  # percentile of the runs of a block that counts: neighbours only ever add time
+_WIDEST_SPREAD = 1.5  # 95th percentile over the median
+_LARGEST_DRIFT = 1.15  # median of one half of the runs over that of the other
+_FEWEST_TO_SEE_DRIFT = 10  # runs; medians of fewer differ by chance
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How a batch is timed: untimed runs of each contestant, then rounds in which each runs once.
+
+    The order within a round is drawn from `seed`. `threads` are those within one operator,
+    operators run one after the other.
+    """
+
+    warmup_runs: int
+    num_runs: int
+    threads: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunTimes:
+    """Times of one run in ms, in the order they were made; each has shape `(rounds,)`."""
+
+    wall_ms: Times
+    cpu_ms: Times | None  # None where the work was not one thread's
+
+    @property
+    def num_runs(self) -> int:
+        """Return how often it was timed."""
+        return len(self.wall_ms)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Return whether the wall times tell of a busy machine."""
+        return is_noisy(self.wall_ms)
+
+    def percentile(self, share: int) -> float:
+        """Return a percentile of the wall time."""
+        return float(np.percentile(self.wall_ms, share))
+
+    def cpu_percentile(self, share: int) -> float | None:
+        """Return a percentile of the CPU time, None where there is none."""
+        return None if self.cpu_ms is None else float(np.percentile(self.cpu_ms, share))
 
 
 @dataclass(frozen=True)
@@ -48,6 +91,10 @@ class Turns(Generic[Name]):
     def deciding_ms(self) -> dict[Name, Times]:
         """Return the times on `clock`."""
         return self.wall_ms if self.cpu_ms is None else self.cpu_ms
+
+    def of(self, name: Name) -> RunTimes:
+        """Return the times of one run."""
+        return RunTimes(self.wall_ms[name], None if self.cpu_ms is None else self.cpu_ms[name])
 
     def followed_by(self, later: Turns[Name]) -> Turns[Name]:
         """Return these turns and `later` ones of the same runs on the same clock."""
@@ -166,6 +213,29 @@ def standard_error(values: Sequence[float]) -> float:
     if len(values) < 2:
         return 0.0
     return _OF_MEDIAN * float(np.std(values, ddof=1)) / float(np.sqrt(len(values)))
+
+
+def is_noisy(elapsed_ms: Sequence[float] | Times) -> bool:
+    """Return whether runs of one model, in the order they were made, tell of a busy machine.
+
+    They do when one in twenty took half as long again as the median, or when the median of the
+    later half is more than 15% off that of the earlier one. Turns keep a ratio of two models from
+    being wrong by as much, and nothing keeps it right.
+    """
+    times = np.asarray(elapsed_ms)
+    spread = np.percentile(times, 95) > _WIDEST_SPREAD * np.median(times)
+    if len(times) < _FEWEST_TO_SEE_DRIFT:
+        return bool(spread)
+    earlier, later = np.median(times[: len(times) // 2]), np.median(times[len(times) // 2 :])
+    drift = max(earlier, later) > _LARGEST_DRIFT * min(earlier, later)
+    return bool(spread or drift)
+
+
+def warm_up(runs: Iterable[Run], num_runs: int) -> None:
+    """Run each so often, untimed."""
+    for run in runs:
+        for _ in range(num_runs):
+            run()
 
 
 def reference_kernel(threads: int) -> Run:

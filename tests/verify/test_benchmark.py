@@ -10,12 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.errors import EnvironmentMismatch
 from compressor.models import onnx_model
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.provider_options import ProviderSettings
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.progress import Silent
 from compressor.runtime.session import PROVIDERS
 from compressor.verify import benchmark as module
 from compressor.verify import timing
-from compressor.verify.benchmark import benchmark, default_threads, is_noisy
+from compressor.verify.benchmark import benchmark, default_threads
+from compressor.verify.timing import TimingPlan, is_noisy
 
 
 @pytest.fixture
@@ -56,14 +58,14 @@ def for_both(size: int) -> dict[str, dict[str, np.ndarray]]:
     return {"baseline": batch(size), "final": batch(size)}
 
 
-def time_models(models, *, batches=None, warmup_runs=1, num_runs=5, provider="cpu", **settings):
+def time_models(
+    models, *, batches=None, warmup_runs=1, num_runs=5, seed=0, provider="cpu", **settings
+):
     return benchmark(
         models,
         provider=provider,
         batches=[(1, None, for_both(1))] if batches is None else batches,
-        warmup_runs=warmup_runs,
-        num_runs=num_runs,
-        threads=1,
+        plan=TimingPlan(warmup_runs, num_runs, threads=1, seed=seed),
         **settings,
     )
 
@@ -164,7 +166,7 @@ def test_bound_inputs_and_outputs_give_the_same_run(models):
 
 
 def test_nothing_of_a_gpu_is_measured_on_the_cpu(models):
-    found = time_models(models, cuda_graph=True)
+    found = time_models(models, settings=ProviderSettings(cuda_graph=True))
     assert {(item.cuda_graph, item.peak_memory_bytes) for item in found} == {(False, None)}
 
 
@@ -211,7 +213,7 @@ def test_memory_of_a_gpu_is_what_a_session_of_its_own_takes(models, as_cuda):
 
 
 def test_cuda_graphs_are_asked_for_and_said(models, as_cuda):
-    found = time_models(models, provider="cuda", cuda_graph=True)
+    found = time_models(models, provider="cuda", settings=ProviderSettings(cuda_graph=True))
     assert {item["enable_cuda_graph"] for item in as_cuda} == {"1"}
     assert all(item.cuda_graph for item in found)
 
@@ -228,7 +230,7 @@ def test_each_shape_has_a_graph_of_its_own(models, as_cuda, monkeypatch):
         module, "_memory", lambda *rest: {(n, i): 0 for n in models for i in (0, 1)}
     )
     grid = [(1, None, for_both(1)), (4, None, for_both(4))]
-    time_models(models, batches=grid, provider="cuda", cuda_graph=True)
+    time_models(models, batches=grid, provider="cuda", settings=ProviderSettings(cuda_graph=True))
     assert sorted(set(numbers)) == [(1, "1"), (4, "2")]
 
 
@@ -239,7 +241,7 @@ def test_engines_of_two_models_are_kept_apart(models, as_cuda, tmp_path: Path, m
         "provider_options",
         lambda provider, source, settings: folders.update({source.stem: settings.cache_dir}) or {},
     )
-    time_models(models, provider="cuda", cache_dir=tmp_path)
+    time_models(models, provider="cuda", settings=ProviderSettings(cache_dir=tmp_path))
     assert folders == {"baseline": tmp_path / "baseline", "final": tmp_path / "final"}
 
 

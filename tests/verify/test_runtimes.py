@@ -15,6 +15,7 @@ from compressor.onnx_graph.onnx_file import save_graph
 from compressor.recipe.recipe import BenchmarkSettings
 from compressor.verify import runtimes
 from compressor.verify.runtimes import time_runtimes
+from compressor.verify.timing import TimingPlan
 
 
 @pytest.fixture
@@ -57,9 +58,7 @@ def test_each_runtime_runs_each_batch_in_turns(product: Path, monkeypatch: pytes
         product,
         runtimes=("onnxruntime", "openvino"),
         batches=BATCHES,
-        warmup_runs=1,
-        num_runs=8,
-        threads=1,
+        plan=TimingPlan(warmup_runs=1, num_runs=8, threads=1),
     )
     assert [(item.runtime, item.version, item.batch_size) for item in found] == [
         ("onnxruntime", onnxruntime.__version__, 1),
@@ -77,9 +76,7 @@ def test_several_threads_have_no_cpu_time(product: Path):
         product,
         runtimes=("onnxruntime",),
         batches=BATCHES[:1],
-        warmup_runs=1,
-        num_runs=2,
-        threads=2,
+        plan=TimingPlan(warmup_runs=1, num_runs=2, threads=2),
     )
     assert [item.cpu_p50_ms for item in found] == [None]
 
@@ -90,9 +87,7 @@ def test_openvino_is_timed_where_it_is_installed(product: Path):
         product,
         runtimes=("onnxruntime", "openvino"),
         batches=BATCHES[:1],
-        warmup_runs=1,
-        num_runs=3,
-        threads=1,
+        plan=TimingPlan(warmup_runs=1, num_runs=3, threads=1),
     )
     assert [item.runtime for item in found] == ["onnxruntime", "openvino"]
     assert all(item.deciding_ms > 0 for item in found)
