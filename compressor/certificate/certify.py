@@ -11,6 +11,7 @@ are not: then take one example of each document.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +47,37 @@ Booleans = NDArray[np.bool_]
 _KINDS = {"truth": ("b", "true or false"), "class": ("iu", "a class (0, 1, ...)")}
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is to be proven: a drop of at most `max_drop`, with `confidence`.
+
+    Raises `ValueError` for a setting out of range.
+    """
+
+    max_drop: float
+    confidence: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < 1:
+            raise ValueError(f"max_drop: must be at least 0 and below 1, got {self.max_drop!r}")
+        if not 0.5 < self.confidence < 1:
+            raise ValueError(
+                f"confidence: must lie strictly between 0.5 and 1 (0.95 is usual), got "
+                f"{self.confidence!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What two models did on the same examples: the drop, and on how many one was the better."""
+
+    metric: str
+    drop: float
+    num_examples: int
+    wins: int
+    losses: int
+
+
 def certify_paired(
     before_right: Booleans, after_right: Booleans, *, max_drop: float, confidence: float = 0.95
 ) -> Certificate:
@@ -54,15 +86,10 @@ def certify_paired(
     Raises `ValueError` when the arrays are empty or do not pair up, or a setting is out of range.
     Ref: Tango 1998, Statistics in Medicine 17:891, eqs. 24-26.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     before, after = _paired("truth", before_right=before_right, after_right=after_right)
-    return _certify_counts(
-        int(np.sum(before & ~after)),
-        int(np.sum(after & ~before)),
-        len(before),
-        max_drop,
-        confidence,
-    )
+    losses, wins = int(np.sum(before & ~after)), int(np.sum(after & ~before))
+    return _certify_counts(losses, wins, len(before), limits)
 
 
 def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0.95) -> Certificate:
@@ -74,7 +101,7 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
 
     Raises `ValueError` when `flips` is empty or a setting is out of range.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     (changed,) = _paired("truth", flips=flips)
     count, total = int(np.sum(changed)), len(changed)
     upper = stats.binomtest(count, total, alternative="less")
@@ -87,13 +114,10 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
         )
 
     return draw_verdict(
-        metric=AGREEMENT.name,
-        drop=rate,
+        Observed(AGREEMENT.name, rate, total, wins=0, losses=count),
+        limits,
         upper_bound=float(upper.proportion_ci(confidence, method="exact").high),
         lower_bound=float(lower.proportion_ci(confidence, method="exact").low),
-        max_drop=max_drop,
-        confidence=confidence,
-        counts=(total, 0, count),
         needed=needed,
         method="exact binomial bound of the flip rate",
     )
@@ -120,11 +144,10 @@ def certify_metric(
     does not vary over the resamples, so that no bound exists.
     Ref: Efron 1987, JASA 82:171.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     before, after, truth = _paired(
         "class", before_outcomes=before_outcomes, after_outcomes=after_outcomes, labels=labels
     )
-    total = len(truth)
 
     def bound(first: Classes, second: Classes) -> tuple[float, float]:
         return bca_upper_bound(
@@ -145,17 +168,14 @@ def certify_metric(
 
     lost = (before == truth) & (after != truth)
     won = (before != truth) & (after == truth)
+    drop = float(
+        metric_function(count_classes(before, truth)) - metric_function(count_classes(after, truth))
+    )
     return draw_bootstrap_verdict(
-        metric=metric_function.__name__,
-        drop=float(
-            metric_function(count_classes(before, truth))
-            - metric_function(count_classes(after, truth))
-        ),
+        Observed(metric_function.__name__, drop, len(truth), int(won.sum()), int(lost.sum())),
+        limits,
         bounds=(bound(before, after), bound(after, before)),
         drops=drops,
-        counts=(total, int(won.sum()), int(lost.sum())),
-        max_drop=max_drop,
-        confidence=confidence,
         method=f"paired BCa bootstrap, {resamples} resamples, one flip added",
     )
 
@@ -179,116 +199,103 @@ def certify_slices(
     `certify_paired`.
     Ref: Holm 1979, Scandinavian Journal of Statistics 6:65.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     if not slices:
         raise ValueError("slices: must name at least one slice, got none")
     counts = [_slice_counts(*item, before_right, after_right) for item in slices.items()]
     p_values = [noninferiority_p_value(*item, max_drop=max_drop) for item in counts]
     levels = holm_levels(p_values, 1 - confidence)
     return {
-        name: _certify_counts(*item, max_drop, 1 - level)
+        name: _certify_counts(*item, replace(limits, confidence=1 - level))
         for name, item, level in zip(slices, counts, levels, strict=True)
     }
 
 
-def _certify_counts(
-    losses: int, wins: int, num_examples: int, max_drop: float, confidence: float
-) -> Certificate:
-    drop = (losses - wins) / num_examples
+def _certify_counts(losses: int, wins: int, num_examples: int, limits: Limits) -> Certificate:
+    confidence = limits.confidence
 
     def needed() -> int | None:
         return examples_for_accuracy(
             losses / num_examples,
             wins / num_examples,
-            max_drop=max_drop,
+            max_drop=limits.max_drop,
             confidence=confidence,
             more_than=num_examples,
         )
 
     return draw_verdict(
-        metric="accuracy",
-        drop=drop,
+        Observed("accuracy", (losses - wins) / num_examples, num_examples, wins, losses),
+        limits,
         upper_bound=tango_upper_bound(losses, wins, num_examples, confidence=confidence),
         lower_bound=-tango_upper_bound(wins, losses, num_examples, confidence=confidence),
-        max_drop=max_drop,
-        confidence=confidence,
-        counts=(num_examples, wins, losses),
         needed=needed,
         method="Tango score bound, corrected for continuity and skewness",
     )
 
 
 def draw_verdict(
+    observed: Observed,
+    limits: Limits,
     *,
-    metric: str,
-    drop: float,
     upper_bound: float,
     lower_bound: float,
-    max_drop: float,
-    confidence: float,
-    counts: tuple[int, int, int],
     needed: Callable[[], int | None],
     method: str,
 ) -> Certificate:
-    """Draw the verdict from the bounds; `counts` are examples, wins and losses.
+    """Draw the verdict from the bounds of the drop.
 
     `needed` is asked how many examples would settle the question, where it is open.
     """
-    num_examples, wins, losses = counts
     verdict: CertificateVerdict = "inconclusive"
-    if upper_bound <= max_drop:
+    if upper_bound <= limits.max_drop:
         verdict = "certified"
-    elif lower_bound > max_drop:
+    elif lower_bound > limits.max_drop:
         verdict = "refuted"
-    is_open = verdict == "inconclusive" and drop < max_drop
+    is_open = verdict == "inconclusive" and observed.drop < limits.max_drop
     return Certificate(
         verdict=verdict,
-        metric=metric,
-        drop=drop,
+        metric=observed.metric,
+        drop=observed.drop,
         upper_bound=upper_bound,
         lower_bound=lower_bound,
-        max_drop=max_drop,
-        confidence=confidence,
-        num_examples=num_examples,
-        wins=wins,
-        losses=losses,
+        max_drop=limits.max_drop,
+        confidence=limits.confidence,
+        num_examples=observed.num_examples,
+        wins=observed.wins,
+        losses=observed.losses,
         needed_examples=needed() if is_open else None,
         method=method,
     )
 
 
 def draw_bootstrap_verdict(
+    observed: Observed,
+    limits: Limits,
     *,
-    metric: str,
-    drop: float,
     bounds: tuple[tuple[float, float], tuple[float, float]],
     drops: Callable[[], tuple[Drop, Drop]],
-    counts: tuple[int, int, int],
-    max_drop: float,
-    confidence: float,
     method: str,
 ) -> Certificate:
     """Draw the verdict from two bootstraps, of the drop and of the rise.
 
-    `drops` are those that were resampled, without and with the example that is added; `counts` are
-    as in `draw_verdict`. What is observed lies within its own bounds, also where the added example
-    moved them.
+    `drops` are those that were resampled, without and with the example that is added. What is
+    observed lies within its own bounds, also where the added example moved them.
     """
     (upper, _), (negative_lower, _) = bounds
 
     def needed() -> int | None:
         return examples_for_resampled(
-            *drops(), max_drop=max_drop, confidence=confidence, more_than=counts[0]
+            *drops(),
+            max_drop=limits.max_drop,
+            confidence=limits.confidence,
+            more_than=observed.num_examples,
         )
 
     return draw_verdict(
-        metric=metric,
-        drop=drop,
-        upper_bound=max(upper, drop),
-        lower_bound=min(-negative_lower, drop),
-        max_drop=max_drop,
-        confidence=confidence,
-        counts=counts,
+        observed,
+        limits,
+        upper_bound=max(upper, observed.drop),
+        lower_bound=min(-negative_lower, observed.drop),
         needed=needed,
         method=method,
     )
@@ -342,16 +349,6 @@ def _slice_counts(
     lost = int(np.sum(before[chosen] & ~after[chosen]))
     won = int(np.sum(after[chosen] & ~before[chosen]))
     return lost, won, int(chosen.sum())
-
-
-def check_settings(max_drop: float, confidence: float) -> None:
-    """Raise `ValueError` for a budget or a confidence out of range."""
-    if not 0 <= max_drop < 1:
-        raise ValueError(f"max_drop: must be at least 0 and below 1, got {max_drop!r}")
-    if not 0.5 < confidence < 1:
-        raise ValueError(
-            f"confidence: must lie strictly between 0.5 and 1 (0.95 is usual), got {confidence!r}"
-        )
 
 
 def _paired(kind: Literal["truth", "class"], **arrays: NDArray[Any]) -> list[NDArray[Any]]:

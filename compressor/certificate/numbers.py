@@ -26,7 +26,8 @@ from compressor.certificate.bootstrap import (
 )
 from compressor.certificate.certify import (
     Booleans,
-    check_settings,
+    Limits,
+    Observed,
     draw_bootstrap_verdict,
     draw_verdict,
 )
@@ -55,7 +56,7 @@ def certify_mean(
     losses count the numbers that rose and fell. Raises `ValueError` when the arrays are empty or do
     not pair up, a number is not finite or above 1, or a setting is out of range.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     _check_numbers(before=before, after=after)
     if (largest := max(before.max(), after.max())) > 1 + _ROUNDING:
         raise ValueError(f"{metric}: no number may be above 1, got {largest:g}")
@@ -73,13 +74,10 @@ def certify_mean(
         return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
 
     return draw_bootstrap_verdict(
-        metric=metric,
-        drop=float(fallen.mean()),
+        _observed(metric, float(fallen.mean()), fallen),
+        limits,
         bounds=(bound(fallen), bound(-fallen)),
         drops=drops,
-        counts=_counts(fallen),
-        max_drop=max_drop,
-        confidence=confidence,
         method=f"paired BCa bootstrap over {units}, {resamples} resamples, one loss of 1 added",
     )
 
@@ -104,7 +102,7 @@ def certify_quantile(
     Raises as `certify_mean` does, and `ValueError` where the numbers `before` differ.
     Ref: David & Nagaraja 2003, Order Statistics, section 7.1.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     _check_numbers(before=before, after=after)
     if np.ptp(before) > _ROUNDING:
         raise ValueError(
@@ -127,13 +125,10 @@ def certify_quantile(
         )
 
     return draw_verdict(
-        metric=metric,
-        drop=drop,
+        Observed(metric, drop, total, wins=0, losses=lost),
+        limits,
         upper_bound=_MOST_FALLEN if upper < 0 else float(fallen[upper]),
         lower_bound=min(drop, 0.0) if lower >= total else float(fallen[lower]),
-        max_drop=max_drop,
-        confidence=confidence,
-        counts=(total, 0, lost),
         needed=needed,
         method=f"exact binomial bound of the share of {units} that fell further",
     )
@@ -156,7 +151,7 @@ def certify_correlation(
     and contradicts it after. Losses count the pairs whose rank moved away from that of their grade,
     wins those that came nearer. Raises as `certify_mean` does.
     """
-    check_settings(max_drop, confidence)
+    limits = Limits(max_drop, confidence)
     _check_numbers(before=before, after=after, grades=grades)
 
     def drops() -> tuple[Drop, Drop]:
@@ -168,14 +163,12 @@ def certify_correlation(
         drop = SpearmanDrop.of_rows(metric, *_with_worst_pair(first, second, grades))
         return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
 
+    drop = float(spearman(before, grades) - spearman(after, grades))
     return draw_bootstrap_verdict(
-        metric=metric,
-        drop=float(spearman(before, grades) - spearman(after, grades)),
+        _observed(metric, drop, _moved_away(before, after, grades)),
+        limits,
         bounds=(bound(before, after), bound(after, before)),
         drops=drops,
-        counts=_counts(_moved_away(before, after, grades)),
-        max_drop=max_drop,
-        confidence=confidence,
         method=f"paired BCa bootstrap over pairs, {resamples} resamples, one flip added",
     )
 
@@ -200,9 +193,10 @@ def certify_each(
     return {name: certify(mask, level) for name, mask in slices.items()}
 
 
-def _counts(fallen: Floats) -> tuple[int, int, int]:
-    """Return the number of examples, of those that rose and of those that fell."""
-    return len(fallen), int(np.sum(fallen < -_ROUNDING)), int(np.sum(fallen > _ROUNDING))
+def _observed(metric: str, drop: float, fallen: Floats) -> Observed:
+    """Return the drop with the number of examples, of those that rose and of those that fell."""
+    wins, losses = int(np.sum(fallen < -_ROUNDING)), int(np.sum(fallen > _ROUNDING))
+    return Observed(metric, drop, len(fallen), wins, losses)
 
 
 def _with_worst_pair(

@@ -18,9 +18,9 @@ from scipy import stats
 
 from compressor.certificate.bootstrap import Floats, Resampled
 from compressor.certificate.certify import (
+    Limits,
     certify_agreement,
     certify_paired,
-    check_settings,
     holm_levels,
 )
 from compressor.certificate.score_bound import noninferiority_p_value
@@ -71,7 +71,7 @@ def certify_recalls(
     if not kinds:
         raise ValueError("kinds: must name at least one, got none")
     for limited in kinds.values():
-        check_settings(limited.max_drop, confidence)
+        Limits(limited.max_drop, confidence)  # which raises for one out of range
     present = {name: item for name, item in kinds.items() if item.findings.there.any()}
     drawn: Any = {"seed": seed, "resamples": resamples}
     p_values = [_p_value(item, **drawn) for item in present.values()]

@@ -14,7 +14,8 @@ import numpy as np
 
 from compressor.certificate.bootstrap import Classes, Drop, Floats, resampled_bound
 from compressor.certificate.certify import (
-    check_settings,
+    Limits,
+    Observed,
     draw_bootstrap_verdict,
     draw_verdict,
 )
@@ -75,14 +76,8 @@ def certify_sums(
     setting is out of range. Where nothing could be lost, nothing is proven.
     Ref: Efron 1987, JASA 82:171.
     """
-    check_settings(max_drop, confidence)
-    for name, array in (("before", before), ("after", after)):
-        fits = array.shape == before.shape and array.ndim == 2 and len(array) > 0
-        if not fits or not np.isfinite(array).all():
-            raise ValueError(
-                f"{name}: must be a row of finite numbers for each {metric.unit}, the same "
-                f"{metric.units} as in before, got shape {array.shape}"
-            )
+    limits = Limits(max_drop, confidence)
+    _check_sums(metric, before=before, after=after)
 
     def bound(first: Floats, second: Floats) -> tuple[float, float]:
         drop = extended_drop(metric, first, second)
@@ -91,35 +86,45 @@ def certify_sums(
             return float(left_out[0]), 0.0
         return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
 
-    drop = float(_statistic(metric, before.sum(axis=0)) - _statistic(metric, after.sum(axis=0)))
-    alone = _alone(metric, before, after)
-    counts = (len(before), int(np.sum(alone < -_ROUNDING)), int(np.sum(alone > _ROUNDING)))
+    observed = _observed(metric, before, after)
     if not harms(metric, before).any():  # such as documents without an entity
         return draw_verdict(
-            metric=metric.name,
-            drop=drop,
+            observed,
+            limits,
             upper_bound=1.0,
-            lower_bound=min(drop, 0.0),
-            max_drop=max_drop,
-            confidence=confidence,
-            counts=counts,
+            lower_bound=min(observed.drop, 0.0),
             needed=lambda: None,
             method=f"none: no {metric.unit} holds anything that could be lost",
         )
     return draw_bootstrap_verdict(
-        metric=metric.name,
-        drop=drop,
+        observed,
+        limits,
         bounds=(bound(before, after), bound(after, before)),
         drops=lambda: (
             SummedDrop.of_rows(metric, before, after),
             extended_drop(metric, before, after),
         ),
-        counts=counts,
-        max_drop=max_drop,
-        confidence=confidence,
         method=f"paired BCa bootstrap over {metric.units}, {resamples} resamples, one lost "
         f"{metric.unit} added",
     )
+
+
+def _check_sums(metric: Metric, *, before: Floats, after: Floats) -> None:
+    for name, array in (("before", before), ("after", after)):
+        fits = array.shape == before.shape and array.ndim == 2 and len(array) > 0
+        if not fits or not np.isfinite(array).all():
+            raise ValueError(
+                f"{name}: must be a row of finite numbers for each {metric.unit}, the same "
+                f"{metric.units} as in before, got shape {array.shape}"
+            )
+
+
+def _observed(metric: Metric, before: Floats, after: Floats) -> Observed:
+    """Return the drop with the number of units, of those that raise and of those that lower it."""
+    drop = float(_statistic(metric, before.sum(axis=0)) - _statistic(metric, after.sum(axis=0)))
+    alone = _alone(metric, before, after)
+    wins, losses = int(np.sum(alone < -_ROUNDING)), int(np.sum(alone > _ROUNDING))
+    return Observed(metric.name, drop, len(before), wins, losses)
 
 
 def extended_drop(metric: Metric, before: Floats, after: Floats) -> Drop:
