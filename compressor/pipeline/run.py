@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -52,7 +53,7 @@ from compressor.machine.memory import memory_as_mismatch
 from compressor.machine.quiet import loud_libraries, quiet_libraries
 from compressor.machine.team import explained_by_others, join
 from compressor.measurements import Environment, ModelRecord, OwnCodeRecord, PredictionRecord
-from compressor.models.checkpoint import find_checkpoint
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention, check_padding
 from compressor.models.text_tower import text_vectors
@@ -127,37 +128,6 @@ logger = logging.getLogger(__name__)
 _READ_TWICE = 64  # examples, with the tokenizer of the run and with what an artifact reads by
 
 
-@overload
-def run(
-    recipe: Recipe,
-    *,
-    output: str | Path | None = None,
-    store: str | Path | None = None,
-    device: Device = "auto",
-    force: bool = False,
-    allow_inconclusive: bool = False,
-    allow_code: bool = False,
-    progress: Progress | bool | None = True,
-    quiet: bool = True,
-) -> RunReport: ...
-
-
-@overload
-def run(
-    recipe: str | PathLike[str] | Mapping[str, Any],
-    *,
-    overrides: Sequence[str] = (),
-    output: str | Path | None = None,
-    store: str | Path | None = None,
-    device: Device = "auto",
-    force: bool = False,
-    allow_inconclusive: bool = False,
-    allow_code: bool = False,
-    progress: Progress | bool | None = True,
-    quiet: bool = True,
-) -> RunReport: ...
-
-
 def run(
     recipe: Recipe | str | PathLike[str] | Mapping[str, Any],
     *,
@@ -175,7 +145,7 @@ def run(
 
     `recipe` is the path of a YAML file, the same as a dict, whose relative paths are relative to
     the working directory, or a `Recipe`. What is wrong with it is told as by `load_recipe`, which
-    also says what `overrides` are.
+    also says what `overrides` are; a `Recipe` takes none.
 
         report = compressor.run("recipe.yaml", output="runs/first")
         report = compressor.run("recipe.yaml", overrides=["passes.0.ratio=0.4"])
@@ -227,12 +197,14 @@ def run(
     with quiet_libraries() if quiet else loud_libraries():
         return _carry_out(
             recipe,
-            output,
-            device,
-            shown,
-            store=None if store is None else Path(store).expanduser(),
-            force=force,
-            allow_inconclusive=allow_inconclusive,
+            _Options(
+                output,
+                device,
+                shown,
+                store=None if store is None else Path(store).expanduser(),
+                force=force,
+                allow_inconclusive=allow_inconclusive,
+            ),
         )
 
 
@@ -263,73 +235,90 @@ def run_trial(
     """
     require_one_process()
     with quiet_libraries() if quiet else loud_libraries():
-        return _carry_out(recipe, output, device, progress, store=store, trial=trial)
+        return _carry_out(recipe, _Options(output, device, progress, store=store, trial=trial))
 
 
-def _carry_out(
-    recipe: Recipe,
-    output: str | Path | None,
-    device: Device,
-    shown: Progress,
-    *,
-    store: Path | None,
-    force: bool = False,
-    allow_inconclusive: bool = False,
-    trial: Trial | None = None,
-) -> RunReport:
-    place = output or recipe.output
+@dataclass(frozen=True)
+class _Options:
+    """What a run is told besides its recipe: what the arguments of `run` say, or a trial."""
+
+    output: str | Path | None
+    device: Device
+    progress: Progress
+    store: Path | None  # that other runs use too
+    force: bool = False
+    allow_inconclusive: bool = False
+    trial: Trial | None = None
+
+
+def _carry_out(recipe: Recipe, options: _Options) -> RunReport:
+    place = options.output or recipe.output
     if place is None:
         raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
-    target = select_device(device)
+    target = select_device(options.device)
     require_cpu_as_told(target.type)
     threads = recipe.benchmark.threads or default_threads()
     check_runtime(recipe)
     place = Path(place).expanduser()
     if exists(place / "report.json"):
         check_inputs(recipe)  # a mistake in the recipe costs nothing of what an earlier run gave
-    inputs = {**local_inputs(recipe), **({} if store is None else {"--store": store})}
-    with claim_output(place, force=force, inputs=inputs) as directory:
-        log = RunLog(
-            recipe=recipe.to_dict(),
-            recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
-            max_drop=recipe.budget.max_drop,
-            environment=_environment(recipe, target, threads),
-            source_checkpoint=recipe.model.checkpoint,
-            own_code=tuple(
-                OwnCodeRecord(item.key, item.reference, item.sha256)
-                for item in recipe.require_own_code()
-            ),
-        )
-        steps = _Run(
-            recipe, directory, target, threads, allow_inconclusive, log, shown, store, trial
-        )
-        try:
-            with (
-                memory_as_mismatch(),
-                explained_by_others(),
-                shown.whole(steps.estimate.remaining),
-            ):
-                steps.all()
-        except CompressorError as error:
-            error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
-            raise
-        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            mismatch = disk_mismatch(error, steps.current, recipe, directory)
-            mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
-            raise mismatch from error
-        except (KeyboardInterrupt, Terminated) as stop:
-            told = stopped_reason(stop, forced=force)
-            report = finish(directory, log, "stopped", told, steps.current)
-            stop.add_note(headline(report))
-            raise
-        except BaseException as error:  # a bug of ours: the report comes first
-            told = internal_error(error, steps.current, directory)
-            finish(directory, log, "internal_error", told, steps.current)
-            error.add_note(told)
-            raise
-        finally:
-            steps.close()
-        return finish(directory, log, "passed", PASSED if trial is None else COMPARED, None)
+    inputs = local_inputs(recipe)
+    if options.store is not None:
+        inputs["--store"] = options.store
+    with claim_output(place, force=options.force, inputs=inputs) as directory:
+        log = _begun(recipe, target, threads)
+        steps = _Run(recipe, options, directory, target, threads, log, options.progress)
+        with _reported(steps):
+            steps.all()
+        reason = PASSED if options.trial is None else COMPARED
+        return finish(directory, log, "passed", reason, None)
+
+
+def _begun(recipe: Recipe, device: torch.device, threads: int) -> RunLog:
+    """Return the log of a run that begins now."""
+    return RunLog(
+        recipe=recipe.to_dict(),
+        recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
+        max_drop=recipe.budget.max_drop,
+        environment=_environment(recipe, device, threads),
+        source_checkpoint=recipe.model.checkpoint,
+        own_code=tuple(
+            OwnCodeRecord(item.key, item.reference, item.sha256)
+            for item in recipe.require_own_code()
+        ),
+    )
+
+
+@contextmanager
+def _reported(steps: _Run) -> Iterator[None]:
+    """Write the report of a run that ends in this block by an error, whatever it is."""
+    directory, log = steps.directory, steps.log
+    try:
+        with (
+            memory_as_mismatch(),
+            explained_by_others(),
+            steps.progress.whole(steps.estimate.remaining),
+        ):
+            yield
+    except CompressorError as error:
+        error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
+        raise
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        mismatch = disk_mismatch(error, steps.current, steps.recipe, directory)
+        mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
+        raise mismatch from error
+    except (KeyboardInterrupt, Terminated) as stop:
+        told = stopped_reason(stop, forced=steps.options.force)
+        report = finish(directory, log, "stopped", told, steps.current)
+        stop.add_note(headline(report))
+        raise
+    except BaseException as error:  # a bug of ours: the report comes first
+        told = internal_error(error, steps.current, directory)
+        finish(directory, log, "internal_error", told, steps.current)
+        error.add_note(told)
+        raise
+    finally:
+        steps.close()
 
 
 def _environment(recipe: Recipe, device: torch.device, threads: int) -> Environment:
@@ -345,17 +334,17 @@ class _Run:
     """One run from top to bottom; `current` is the step under way, for the report."""
 
     recipe: Recipe
+    options: _Options
     directory: OutputDirectory
     device: torch.device
     threads: int
-    allow_inconclusive: bool
     log: RunLog
     progress: Progress
-    shared: Path | None = None  # the store that other runs use too
-    trial: Trial | None = None
     store: StepStore | None = None  # once the run has loaded what it reads
     estimate: Estimate = field(default_factory=Estimate)
     current: str = "load"
+    checkpoint_limit: int | None = None  # tokens; None where nothing says how many it reads
+    limited_by: str | None = None  # the recipe's key that says how many the artifact reads
 
     def all(self) -> None:
         """Carry out every step in order; each raises when the run must stop."""
@@ -365,8 +354,8 @@ class _Run:
         graph = self.export(checkpoint)
         graph = self.onnx_passes(graph)
         artifact = self.write_artifact(graph)
-        if self.trial is not None:
-            self.time_trial(artifact, self.trial.timing)
+        if self.options.trial is not None:
+            self.time_trial(artifact, self.options.trial.timing)
             return
         self.certify(artifact)
         self.benchmark(artifact)
@@ -381,8 +370,20 @@ class _Run:
     def load(self) -> None:
         """Find the checkpoint, read the splits, and check that they, budget and passes fit."""
         self.current = "load"
+        check_inputs(self.recipe)  # before a built-in model is trained
+        files = self._find_checkpoint()
+        self._fit_to(files)
+        metric = self._choose_metric(files)
+        self._read_rows(metric)
+        self._require_trainings()
+        with self.progress.bar("load the checkpoint", None):
+            pace = look_ahead(self.recipe, files, self.task, self.splits)
+        self._open_stages(files, metric)
+        self._tell_plan(metric, pace if self.device.type == "cpu" else None)
+
+    def _find_checkpoint(self) -> CheckpointFiles:
+        """Return the untouched checkpoint's files, and take the task that it is for."""
         recipe = self.recipe
-        check_inputs(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
         with self.progress.bar(f"find {name}", None):
             files = find_checkpoint(name, revision=recipe.model.revision, base=recipe.model.base)
@@ -400,21 +401,29 @@ class _Run:
                 self.task = self.task.with_text_vectors(text_vectors(files.directory, texts))
         files = files.of_task(self.task)
         self.task = self.task.as_saved(files.directory)
-        readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
-        require_fitting_passes(recipe, self.task, files)
-        self.checkpoint_limit, self.limited_by = None, None
-        if self.task.reads_tokens:
-            limits = token_limits(readers, self.task)
-            self.limited_by = limited_by(recipe, limits)
-            self.recipe = recipe = fit_lengths(recipe, limits)
-            self.log.recipe = recipe.to_dict()
-            assert recipe.export.max_length is not None, "it was just set"
-            for key, found in readers.items():
-                if not key.endswith(".teacher"):
-                    check_padding(found)
-                check_attention(found, recipe.export.max_length)
-            own = limits["model.checkpoint"]
-            self.checkpoint_limit = None if own >= NO_LIMIT else own
+        return files
+
+    def _fit_to(self, files: CheckpointFiles) -> None:
+        """Require passes that fit the checkpoint, and fit lengths to what all checkpoints read."""
+        readers = {"model.checkpoint": files, **other_checkpoints(self.recipe, self.task.name)}
+        require_fitting_passes(self.recipe, self.task, files)
+        if not self.task.reads_tokens:
+            return
+        limits = token_limits(readers, self.task)
+        self.limited_by = limited_by(self.recipe, limits)
+        self.recipe = recipe = fit_lengths(self.recipe, limits)
+        self.log.recipe = recipe.to_dict()
+        assert recipe.export.max_length is not None, "it was just set"
+        for key, found in readers.items():
+            if not key.endswith(".teacher"):
+                check_padding(found)
+            check_attention(found, recipe.export.max_length)
+        own = limits["model.checkpoint"]
+        self.checkpoint_limit = None if own >= NO_LIMIT else own
+
+    def _choose_metric(self, files: CheckpointFiles) -> str:
+        """Return the budget's metric, which may be the recipe's own, and take the labels."""
+        recipe = self.recipe
         if (function := recipe.own_metric) is not None:
             self.task = with_own_metric(self.task, function, files.labels_for(self.task))
         metric = recipe.budget.metric_name or self.task.metrics[0].name
@@ -427,26 +436,34 @@ class _Run:
         with recipe.placing():
             self.task = self.task.for_labels(self.log.labels)
         self.log.source_sha256, self.log.source_bytes = files.sha256(), files.bytes_on_disk()
-        with recipe.placing():
+        return metric
+
+    def _read_rows(self, metric: str) -> None:
+        """Read the splits, of which search has to be fine enough for the budget."""
+        with self.recipe.placing():
             self.splits = self._load_splits(metric)
-        mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
+        mistake = self.recipe.budget.resolution_mistake(len(self.splits["search"]))
         if mistake is not None and not find_metric(metric).is_fine:
-            raise RecipeError(recipe.describe("budget.max_drop", mistake))
+            raise RecipeError(self.recipe.describe("budget.max_drop", mistake))
         if "certification" in self.splits:
             check_readings(self.directory.path / READINGS)
-        for step in recipe.passes:
+
+    def _require_trainings(self) -> None:
+        """Raise `EnvironmentMismatch` where a pass would train as this process cannot."""
+        for step in self.recipe.passes:
             for _, training in step.trainings():
                 require_precision(training, self.device)
                 _require_asked(training)
-        with self.progress.bar("load the checkpoint", None):
-            pace = look_ahead(recipe, files, self.task, self.splits)
-        if self.shared is None:
+
+    def _open_stages(self, files: CheckpointFiles, metric: str) -> None:
+        """Open the store of steps, and get ready to do them."""
+        if self.options.store is None:
             self.store = StepStore(self.directory.steps, self.directory.work)
         else:
             told = self.progress.result
-            self.store = SharedStepStore(self.shared, self.directory.work, told)
+            self.store = SharedStepStore(self.options.store, self.directory.work, told)
         self.stages = Stages(
-            recipe,
+            self.recipe,
             self.store,
             untouched=StoredCheckpoint(files, files.fingerprint()),
             task=self.task,
@@ -460,7 +477,6 @@ class _Run:
         )
         self.progress = self.stages.progress
         self.log.steps, self.log.damaged_steps = self.stages.done, self.store.damaged
-        self._tell_plan(metric, pace if self.device.type == "cpu" else None)
 
     def score_baseline(self) -> None:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
@@ -604,7 +620,7 @@ class _Run:
         self.current = "gaps"
         gate_gaps(self.log)
         self.current = "certification"
-        require_proof(self.log, allow_inconclusive=self.allow_inconclusive)
+        require_proof(self.log, allow_inconclusive=self.options.allow_inconclusive)
 
     def seal(self, artifact: StoredGraph) -> None:
         """Complete the artifact; until its manifest is there, nothing loads it."""
@@ -713,7 +729,7 @@ class _Run:
     def _load_splits(self, metric: str) -> dict[str, Dataset]:
         labels = self.log.labels
         splits = read_splits(self.recipe, task=self.task, label_names=labels, metric=metric)
-        if self.trial is not None and splits.pop("certification", None) is not None:
+        if self.options.trial is not None and splits.pop("certification", None) is not None:
             self.log.missing["certification"] = "a trial of a sweep holds no certification rows"
         further = {
             f"passes[{position}]": read_further_rows(step.further_rows, self.task)
