@@ -736,7 +736,7 @@ class _Run:
             for position, step in enumerate(self.recipe.passes)
             if step.further_rows is not None
         }
-        if "certification" in splits and not self.allow_inconclusive:
+        if "certification" in splits and not self.options.allow_inconclusive:
             check_held(self.recipe.budget, self.task, splits["certification"], labels)
         self.log.splits = describe_splits({**splits, **further})
         rows = {name: split.rows for name, split in splits.items()}
