@@ -24,6 +24,7 @@ from compressor.attribution.occlusion import Reader, ask, hiding_for, occlude
 from compressor.data import Dataset, fingerprint
 from compressor.data.tokens import encoded
 from compressor.errors import PassError, StepFailed
+from compressor.export.output_parts import add_output_parts
 from compressor.export.to_onnx import export_onnx
 from compressor.export.token_states import add_token_states
 from compressor.export.traces import Traces
@@ -419,6 +420,7 @@ class Stages:
 
     def write_artifact(self, graph: StoredGraph, folder: Path) -> Exported:
         """Write the files that ship into the empty `folder`, and return the graph among them."""
+        parts = self.task.output_parts
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             model = self.open_checkpoint(graph.checkpoint)
@@ -434,11 +436,15 @@ class Stages:
                 batch = self.task.encode(model.preprocessor, self._of_two_lengths())
                 pooled = functools.partial(self.task.pooled_states, model.module, batch=batch)
                 add_token_states(shipped, batch, pooled)
+            if parts:
+                add_output_parts(shipped, parts)
             return {"size": shipped.size(), "components": shipped.components()}
 
         read = {"max_length": self.max_length, **self._inputs(graph)}
         if self.recipe.export.token_states:
             read |= {"token_states": True, "split": self._prints["search"]}
+        if parts:
+            read |= {"output_parts": list(parts)}
         done = self._do("artifact", "artifact", read, work)
         link_tree(done.folder, folder)
         shipped = dataclasses.replace(graph, path=folder / MODEL, digest=done.digest)

@@ -154,6 +154,8 @@ class Task(Explained, ABC):
     other_inputs: ClassVar[tuple[str, ...]] = ()  # what some model types call it
     preprocessor_name: ClassVar[str]  # tokenizer or image processor
     output: ClassVar[str]  # the name of the one array that the model gives
+    # What transformers calls the parts of it along its last axis, where it gives them apart.
+    output_parts: ClassVar[tuple[str, ...]] = ()
     output_words: ClassVar[str]  # what people call it: logits, vectors
     input_column: ClassVar[str]  # the key under `data` that names the input column
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the default

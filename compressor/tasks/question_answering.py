@@ -202,6 +202,7 @@ class QuestionAnswering(TextTask):
     name: ClassVar[str] = "question-answering"
     head: ClassVar[str] = "ForQuestionAnswering"
     output: ClassVar[str] = "logits"
+    output_parts: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[Metric, ...]] = (
         ANSWER_F1,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -175,6 +176,18 @@ def test_the_artifact_answers_by_characters_of_the_context(finished: tuple[RunRe
     )
     with pytest.raises(ValueError, match="example 0: must have the keys question and context"):
         artifact([{"question": "is it good"}])
+
+
+def test_the_graph_gives_starts_and_ends_by_themselves_too(finished: tuple[RunReport, Path]):
+    session = onnxruntime.InferenceSession(
+        finished[1] / "artifact" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    ids = np.array([[2, 7, 8, 3, 9, 3], [2, 9, 9, 3, 7, 3]])
+    feed = {item.name: np.ones_like(ids) for item in session.get_inputs()} | {"input_ids": ids}
+    logits, starts, ends = session.run(["logits", "start_logits", "end_logits"], feed)
+    assert [item.shape[0] for item in session.get_outputs()] == ["batch"] * 3
+    assert logits.shape == (*ids.shape, 2)
+    np.testing.assert_array_equal(np.stack([starts, ends], axis=-1), logits)
 
 
 def test_the_code_of_the_model_card_gives_the_same_answer(finished: tuple[RunReport, Path]):
