@@ -227,7 +227,7 @@ class _WithOwnMetric(Task):
                 f"{len(found):,}"
             )
         for place, value in enumerate(found):
-            is_number = isinstance(value, int | float | np.number | np.bool_)
+            is_number = isinstance(value, int | float | np.integer | np.floating | np.bool_)
             if not is_number or not 0 <= value <= 1 + _ROUNDING:
                 raise self.own.wrong(
                     f"must return numbers from 0 to 1, the higher the better, and gave "

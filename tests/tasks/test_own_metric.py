@@ -108,6 +108,7 @@ def test_the_mean_of_all_outputs_is_among_the_guesses(tmp_path: Path):
         ("return [2] * 200", "must return numbers from 0 to 1, the higher the better, and gave 2"),
         ("return [-0.1] * 200", "gave -0.1 (float)"),
         ("return ['1'] * 200", "gave '1' (str)"),
+        ("import numpy; return [numpy.complex64(1)] * 200", "must return numbers from 0 to 1"),
         ("return [[1.0]] * 200", "gave [1.0] (list)"),
         ("return {i: 1.0 for i in range(200)}", "must return a list or an array"),
         ("return [random.random()] * 200", "when it was asked again; make it depend on its inputs"),
