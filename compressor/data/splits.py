@@ -81,6 +81,10 @@ class Dataset:
         """Return the number of examples."""
         return len(self.examples)
 
+    def place(self, position: int) -> str:
+        """Return what names the row of the example at `position`, for errors."""
+        return f"data.{self.name}: row {self.rows[position]:,} of {self.source} (the first is 0)"
+
     @property
     def class_ids(self) -> NDArray[np.int64] | None:
         """Return the labels where each example has one class, else None."""

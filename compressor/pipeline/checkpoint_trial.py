@@ -51,9 +51,11 @@ def look_ahead(
     Returns how fast it reads on the CPU, which tells about how long the run will take.
 
     Raises `EnvironmentMismatch` when a checkpoint does not work, and `RecipeError` when a pass
-    cannot do anything with it.
+    cannot do anything with it, or for rows that no model could be asked about.
     """
     model = untouched = load_foreign(files, task)
+    for split in splits.values():
+        task.require_readable(model.preprocessor, split.examples, split.place)
     try_batch(files, model, first_rows(splits["search"].examples))
     read = {name: splits[name] for name in ("train", "calibration") if name in splits}
     ahead = Ahead(untouched, read, recipe.seed)

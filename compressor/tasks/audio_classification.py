@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -145,6 +145,17 @@ class AudioClassification(Classification):
         reader: SoundReader = preprocessor
         return reader.batch([_sound(item) for item in examples], self.max_length)
 
+    def require_readable(
+        self,
+        preprocessor: Any,
+        examples: Sequence[Example],
+        place: Callable[[int], str],  # noqa: ARG002 - a sound knows its row
+    ) -> None:
+        """Raise `RecipeError` for a sound at another rate than the model's, or without a frame."""
+        reader: SoundReader = preprocessor
+        for example in examples:
+            reader.require_heard(_sound(example))
+
     def needed_length(self, preprocessor: Any, examples: Iterable[Example]) -> int | None:
         """Return the samples of the longest sound, for a model that takes padding in."""
         reader: SoundReader = preprocessor
@@ -193,16 +204,20 @@ class SoundReader:
         """Write the feature extractor's settings."""
         self.inputs.extractor.save_pretrained(directory)
 
+    def require_heard(self, sound: Sound) -> None:
+        """Raise `RecipeError` for a sound at another rate, or too short to be read."""
+        rate = int(self.inputs.extractor.sampling_rate)
+        if sound.rate not in (None, rate):
+            raise RecipeError(
+                f"{sound.place}: the sound has {sound.rate:,} samples a second, and the model "
+                f"reads {rate:,}; convert it, for instance with ffmpeg -i IN -ar {rate} OUT.wav"
+            )
+        self.inputs.require_frame(sound.samples, sound.place)
+
     def batch(self, sounds: Sequence[Sound], max_length: int | None) -> Batch:
         """Return what a model reads of sounds; raises as `AudioClassification.encode`."""
-        rate = int(self.inputs.extractor.sampling_rate)
         for sound in sounds:
-            if sound.rate not in (None, rate):
-                raise RecipeError(
-                    f"{sound.place}: the sound has {sound.rate:,} samples a second, and the model "
-                    f"reads {rate:,}; convert it, for instance with ffmpeg -i IN -ar {rate} OUT.wav"
-                )
-            self.inputs.require_frame(sound.samples, sound.place)
+            self.require_heard(sound)
         if (
             self.inputs.needs_length
             and max_length is None

@@ -448,6 +448,17 @@ class Task(Explained, ABC):
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Turn examples into one padded batch of model inputs; raises on an empty sequence."""
 
+    def require_readable(
+        self,
+        preprocessor: Any,
+        examples: Sequence[Example],
+        place: Callable[[int], str],
+    ) -> None:
+        """Raise `RecipeError` for examples that no model could be asked about.
+
+        `place` names the row of the example at a position.
+        """
+
     def encode_to_train(
         self,
         preprocessor: Any,

@@ -93,18 +93,16 @@ def hide(
     batch.tokenizer = tokenizer
     batch.targets = np.full(ids.shape, UNLABELLED, dtype=np.int64)
     batch.wanted = np.zeros(ids.shape, dtype=bool)
-    special = np.isin(ids, np.array(tokenizer.all_special_ids, dtype=np.int64))
+    hidable = may_hide(tokenizer, ids)
     for row, example in enumerate(examples):
         text = str(texts_of(example)[0])
         if isinstance(example, ToFill):
             batch.wanted[row] = ids[row] == batch.mask_id
             require_mask(tokenizer, text, batch.wanted[row])
             continue
-        places = np.flatnonzero(~special[row])
+        places = np.flatnonzero(hidable[row])
         if len(places) == 0:
-            raise RecipeError(
-                f"the text {show(text)} has no token that could be hidden; leave such texts out"
-            )
+            raise RecipeError(nothing_to_hide(text))
         random = np.random.default_rng([_SEED, *(drawn or ()), _number_of(text)])
         count = max(1, round(HIDDEN_SHARE * len(places)))
         chosen = np.sort(random.choice(places, count, replace=False))
@@ -118,6 +116,16 @@ def hide(
         replaced = chosen[(draw >= _MASKED) & (draw < _MASKED + _REPLACED)]
         ids[row, replaced] = random.integers(0, len(tokenizer), len(replaced))
     return batch
+
+
+def may_hide(tokenizer: Any, ids: Ids) -> NDArray[np.bool_]:
+    """Return which tokens may be hidden, in the shape of `ids`: all but special ones."""
+    return ~np.isin(ids, np.array(tokenizer.all_special_ids, dtype=np.int64))
+
+
+def nothing_to_hide(text: str) -> str:
+    """Return what is said of a text whose tokens are all special, such as unknown words."""
+    return f"the text {show(text)} has no token that could be hidden; leave such texts out"
 
 
 def few_rows(batch: HiddenBatch, vocabulary: int) -> Iterator[HiddenBatch]:

@@ -39,8 +39,11 @@ from compressor.tasks.hidden_tokens import (
     at_hidden,
     few_rows,
     hide,
+    may_hide,
+    nothing_to_hide,
     read_hidden,
 )
+from compressor.tasks.hiding import chunks
 from compressor.tasks.metrics import (
     Floats,
     Metric,
@@ -51,12 +54,14 @@ from compressor.tasks.metrics import (
 )
 from compressor.tasks.outputs import LabelArray, Outputs, Positions, told_apart
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
+from compressor.tasks.table import BadRows
 from compressor.tasks.text import TextTask
 from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import TokenLosses
 
+_TRIED_AT_ONCE = 1024  # texts that are looked at for a token to hide
 _LEAST = float(np.log(1e-6))  # a hidden token that is found less likely counts as one in a million
 
 
@@ -217,6 +222,19 @@ class MaskedLanguageModeling(TextTask):
         Which ones follows from the text. Arrays are int64 of shape `(batch, sequence)`.
         """
         return hide(preprocessor, examples, self._encoded(preprocessor, examples))
+
+    def require_readable(
+        self, preprocessor: Any, examples: Sequence[Example], place: Callable[[int], str]
+    ) -> None:
+        """Raise `RecipeError` for texts without a token to hide, such as those of unknown words."""
+        bad = BadRows()
+        for part in chunks(len(examples), _TRIED_AT_ONCE):
+            some = [examples[position] for position in part]
+            ids = self._encoded(preprocessor, some)["input_ids"]
+            for row in np.flatnonzero(~may_hide(preprocessor, ids).any(axis=1)).tolist():
+                text = str(texts_of(some[row])[0])
+                bad.add(f"{place(part.start + row)}: {nothing_to_hide(text)}")
+        bad.check()
 
     def encode_to_train(
         self, preprocessor: Any, examples: Sequence[Example], drawn: tuple[int, ...]

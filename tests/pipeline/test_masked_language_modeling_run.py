@@ -136,3 +136,22 @@ def test_a_metric_of_the_users_own_is_refused(folder: Path):
     (folder / "own.yaml").write_text(json.dumps(recipe))
     with pytest.raises(RecipeError, match="a text says itself what was hidden"):
         check_inputs(load_whole(folder / "own.yaml", allow_code=True))
+
+
+def test_a_certification_row_with_nothing_to_hide_is_named_before_anything_is_done(
+    folder: Path, tmp_path: Path
+):
+    lines = (folder / "unseen.jsonl").read_text().splitlines()
+    lines.insert(2, json.dumps({"text": "[UNK] [UNK]", "from": "web"}))
+    (tmp_path / "odd.jsonl").write_text("\n".join(lines) + "\n")
+    recipe = json.loads((folder / "recipe.yaml").read_text())
+    recipe["model"]["checkpoint"] = str(folder / "model")
+    recipe["data"] = {
+        "search": {"path": str(folder / "search.jsonl")},
+        "certification": {"path": str(tmp_path / "odd.jsonl")},
+    }
+    recipe["passes"] = recipe["passes"][2:]
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(RecipeError, match=r"data\.certification: row 2 of .*odd\.jsonl .*hidden"):
+        compressor.run(tmp_path / "recipe.yaml", device="cpu")
+    assert not list((tmp_path / "run").rglob("*.onnx"))

@@ -213,6 +213,8 @@ def test_what_the_model_cannot_hear_is_told_with_its_row(sound: Sound, words: st
     torch.manual_seed(0)
     model = load_checkpoint(save(MODELS["wav2vec2"](), tmp_path / "model"))
     with pytest.raises(RecipeError, match=words):
+        model.task.require_readable(model.preprocessor, [sound], str)
+    with pytest.raises(RecipeError, match=words):
         model.task.encode(model.preprocessor, [sound])
 
 

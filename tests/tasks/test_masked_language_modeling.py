@@ -195,6 +195,13 @@ def test_a_text_of_special_tokens_alone_has_nothing_to_hide(model: TorchModel):
         encoded(model, "[UNK]")
 
 
+def test_rows_without_a_token_to_hide_are_named(model: TorchModel):
+    texts = ["a film", "[UNK]", "good", "[SEP]"]
+    with pytest.raises(RecipeError) as caught:
+        model.task.require_readable(model.preprocessor, texts, lambda row: f"row {row}")
+    assert [mistake.partition(":")[0] for mistake in caught.value.mistakes] == ["row 1", "row 3"]
+
+
 def test_a_tokenizer_without_a_mask_token_is_refused(model: TorchModel, tmp_path: Path):
     model.save(tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
