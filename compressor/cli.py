@@ -579,7 +579,8 @@ def init(
     data: Annotated[
         Path,
         typer.Option(
-            help="Rows to judge on: csv, tsv, json lines or parquet; or a folder in BEIR's layout."
+            help="Rows to judge on: csv, tsv, json lines or parquet; or a folder of images, or one "
+            "in BEIR's layout."
         ),
     ],
     output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),

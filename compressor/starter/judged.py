@@ -18,7 +18,7 @@ from compressor.words import listing
 
 _COLUMNS = frozenset(("query-id", "corpus-id", "score"))
 _ENDINGS = (".jsonl", ".tsv", ".csv", ".parquet")
-_USUAL = {  # what data sets call the part that is for a split of a recipe
+USUAL_PARTS = {  # what data sets call the part that is for a split of a recipe
     "search": ("dev", "validation", "valid", "val"),
     "certification": ("test",),
     "train": ("train",),
@@ -39,7 +39,7 @@ def splits_in(folder: Path) -> dict[str, Path]:
         )
     splits = {
         split: found[name]
-        for split, names in _USUAL.items()
+        for split, names in USUAL_PARTS.items()
         for name in names[::-1]  # the first one wins
         if name in found
     }

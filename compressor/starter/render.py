@@ -236,7 +236,8 @@ def _source(
     """Return the lines of one split, with the columns that differ from those of search."""
     if source.source is not None:
         return _judged(name, source.source, source.num_rows, output, told, limit)
-    parts = [f"path: {_scalar(_relative(source.path, output))}"]
+    key = "images" if is_folder(source.path) else "path"
+    parts = [f"{key}: {_scalar(_relative(source.path, output))}"]
     if source.quoting is not None:
         parts.append(f"quoting: {source.quoting}")
     if source.guess.inputs != facts.search.guess.inputs:

@@ -34,6 +34,7 @@ from compressor.pipeline.preflight import check_inputs
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
 from compressor.starter.columns import Asked, Guess, guess
+from compressor.starter.image_splits import image_splits
 from compressor.starter.judged import judged_source, splits_in
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan, step_of
@@ -104,7 +105,7 @@ def write_starter(
     if own is None:
         _require_metric(wishes.metric, task)
     if is_folder(data):
-        found = splits_in(data)
+        found = image_splits(data) if task.input_column == "image" else splits_in(data)
         data, train = found["search"], train or found.get("train")
         certification = certification or found.get("certification")
     _require_different(data, train, certification)
@@ -369,7 +370,12 @@ def _columns(task: Task) -> Columns:
 
 
 def _source(path: Path, wishes: Wishes) -> SplitSource:
-    """Return the source for a file; what was said of quotes is for those that have separators."""
+    """Return the source for a file or a folder of images.
+
+    What was said of quotes is for files that have separators.
+    """
+    if is_folder(path):
+        return SplitSource(images=path)
     source = file_source(path)
     if wishes.quoting is None or source.file_format not in ("csv", "tsv"):
         return source

@@ -32,6 +32,7 @@ from compressor.tasks.stored_rows import MadeByRow, PartsByRow, are_stored
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FRACTION = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
@@ -746,6 +747,11 @@ def _stored(value: Any, table: Table, row: int, what: str) -> Path | bytes:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
+    if isinstance(value, str) and _ADDRESS.match(value):
+        raise RecipeError(
+            f"{table.place(row)}: the {what} is an address, {show(value)}, and nothing is fetched "
+            f"from there; download it, and give its path"
+        )
     if isinstance(value, str) and value:
         return (table.directory or Path()) / value
     raise RecipeError(

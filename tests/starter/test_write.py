@@ -150,6 +150,22 @@ def test_images_have_no_lengths(tiny_vit_dir: Path, image_dataset: Dataset, tmp_
     assert recipe.data.max_length is None
 
 
+def test_a_folder_of_images_is_one_source(
+    tiny_vit_dir: Path, image_dataset: Dataset, tmp_path: Path
+):
+    labels = load_checkpoint(tiny_vit_dir).module.config.id2label
+    for part in ("train", "test"):
+        for number, pixels in enumerate(image_dataset.examples):
+            place = tmp_path / "images" / part / labels[number % 3] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(pixels)).save(place)
+    recipe = write_starter(str(tiny_vit_dir), tmp_path / "images", tmp_path / "recipe.yaml")
+    assert (recipe.data.image, recipe.data.label) == ("image", "label")
+    assert recipe.data.search.images == tmp_path / "images" / "test"
+    assert recipe.data.train is not None
+    assert recipe.data.train.images == tmp_path / "images" / "train"
+
+
 def test_an_architecture_that_cannot_be_pruned_is_only_quantized(
     tiny_bert_dir: Path, rows: Path, text_dataset: Dataset, balance: Make, tmp_path: Path
 ):

@@ -284,6 +284,11 @@ def test_a_missing_image_is_a_mistake(value: Any) -> None:
         ImageColumns().examples(table(image=[value]), ("image",), [0])
 
 
+def test_an_image_on_the_network_is_not_looked_for_on_the_disk() -> None:
+    with pytest.raises(RecipeError, match=r"^dev\.tsv:2: the image is an address, 'https:"):
+        ImageColumns().examples(table(image=["https://example.org/a.png"]), ("image",), [0])
+
+
 def test_whole_numbers_that_were_stored_as_floats_are_ids() -> None:
     assert ids([1.0, 0.0, 1.0]) == [1, 0, 1]
 
