@@ -1,14 +1,14 @@
 """Sound in WAV files, as a model reads it: one channel of float32 samples in -1..1.
 
-PCM files are read by the standard library. Nothing is resampled here: how that is done changes what
-a model hears, and a file at another rate than the model's is refused with its row.
+Files are read here because the standard library reads no floats, and files of 24 bits with some
+releases alone. Nothing is resampled: how that is done changes what a model hears, and a file at
+another rate than the model's is refused with its row.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import wave
+import struct
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,8 @@ from compressor.words import counted
 
 # Bytes that no file holds: what programs such as ffmpeg and sox say when they write to a pipe.
 _LENGTH_UNKNOWN = 0x7FFF_F000
+_LOUDEST = 16.0  # of floats: a little above 1 is usual, and what is far above is another scale
+_WHOLE, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # formats, the last of which names another one
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,36 +91,86 @@ def read_wav(source: Path | bytes, place: str) -> Sound:
         raise EnvironmentMismatch(
             f"{place}: the sound{name} {reason}; paths are relative to the file of rows"
         )
-    content = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     try:
-        with wave.open(content, "rb") as stream:
-            width, channels, rate = (
-                stream.getsampwidth(),
-                stream.getnchannels(),
-                stream.getframerate(),
-            )
-            count = stream.getnframes()
-            frames = stream.readframes(count)
-    except (OSError, EOFError, wave.Error) as error:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        form, frames, size = _parts_of(content)
+    except (OSError, ValueError, struct.error) as error:
         raise EnvironmentMismatch(
-            f"{place}: the sound{name} is no WAV file of whole numbers (PCM) that can be read "
-            f"({error or 'it ends too early'}); convert it, for instance with ffmpeg -i IN "
-            f"-c:a pcm_s16le OUT.wav"
+            f"{place}: the sound{name} is no WAV file of numbers (PCM or float) that can be read "
+            f"({error}); convert it, for instance with ffmpeg -i IN -c:a pcm_s16le OUT.wav"
         ) from error
-    if len(frames) < width * channels:
+    if len(frames) < form.frame:
         raise EnvironmentMismatch(f"{place}: the sound{name} has no samples; remove the row")
-    if len(frames) < count * width * channels < _LENGTH_UNKNOWN:
+    count = size // form.frame
+    if len(frames) < size < _LENGTH_UNKNOWN:
         raise EnvironmentMismatch(
-            f"{place}: the sound{name} ends after {len(frames) // (width * channels):,} of its "
+            f"{place}: the sound{name} ends after {len(frames) // form.frame:,} of its "
             f"{counted(count, 'sample')}; copy the file again, or remove the row"
         )
-    whole = len(frames) // (width * channels) * width * channels
-    values = _numbers(frames[:whole], width).reshape(-1, channels)
-    return Sound(values.mean(axis=1, dtype=np.float64).astype(np.float32), rate, place)
+    whole = len(frames) // form.frame * form.frame
+    values = _numbers(frames[:whole], form).reshape(-1, form.channels)
+    if form.is_float and not np.abs(values).max() <= _LOUDEST:
+        raise EnvironmentMismatch(
+            f"{place}: the sound{name} has floats that are no samples in -1..1; divide samples of "
+            f"16 bits by 32768, or remove the row"
+        )
+    return Sound(values.mean(axis=1, dtype=np.float64).astype(np.float32), form.rate, place)
 
 
-def _numbers(frames: bytes, width: int) -> NDArray[np.float64]:
-    """Return samples of so many bytes as numbers in -1..1."""
+@dataclass(frozen=True)
+class _Form:
+    """What a WAV file says of its samples."""
+
+    is_float: bool
+    channels: int
+    rate: int
+    width: int  # bytes of a sample of one channel
+
+    @property
+    def frame(self) -> int:
+        """Return the bytes of a sample of all channels."""
+        return self.width * self.channels
+
+
+def _parts_of(content: bytes) -> tuple[_Form, bytes, int]:
+    """Return how samples are written, the samples, and how many bytes they are said to have.
+
+    Raises `ValueError` and `struct.error` for what is no WAV file of numbers.
+    """
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        raise ValueError("it does not begin as one" if content else "it is empty")
+    form: _Form | None = None
+    place = 12
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, place)
+        start = place + 8
+        if kind == b"fmt ":
+            form = _form_of(content[start : start + size])
+        if kind == b"data":
+            if form is None:
+                raise ValueError("its samples stand before their format")
+            return form, content[start : start + size], size
+        place = start + size + size % 2  # chunks begin at even places
+    raise ValueError("it ends before its samples")
+
+
+def _form_of(chunk: bytes) -> _Form:
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk)
+    if kind == _EXTENSIBLE:
+        [kind] = struct.unpack_from("<H", chunk, 24)
+    widths = {_WHOLE: (8, 16, 24, 32), _FLOAT: (32, 64)}.get(kind)
+    if widths is None or bits not in widths:
+        raise ValueError(f"format {kind}, {bits} bits")
+    if channels < 1 or rate < 1:
+        raise ValueError(f"{counted(channels, 'channel')}, {counted(rate, 'sample')} a second")
+    return _Form(kind == _FLOAT, channels, rate, bits // 8)
+
+
+def _numbers(frames: bytes, form: _Form) -> NDArray[np.float64]:
+    """Return samples as numbers, whole ones in -1..1."""
+    width = form.width
+    if form.is_float:
+        return np.frombuffer(frames, np.dtype(f"<f{width}")).astype(np.float64)
     if width == 1:  # without a sign, as the format has it
         return (np.frombuffer(frames, np.uint8).astype(np.float64) - 128) / 128
     if width == 3:

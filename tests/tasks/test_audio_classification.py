@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -247,11 +248,43 @@ def test_what_is_no_wav_file_is_told(content: bytes):
         read_wav(content, "row 7")
 
 
-def test_a_float_file_is_told_how_to_be_converted(tmp_path: Path):
+def riff(kind: int, samples: NDArray[Any], *, extensible: bool = False) -> bytes:
+    """Return a WAV file of one channel, of a kind that the standard library does not write."""
+    width = samples.itemsize
+    chunk = struct.pack(
+        "<HHIIHH", 0xFFFE if extensible else kind, 1, RATE, RATE * width, width, 8 * width
+    )
+    if extensible:
+        chunk += struct.pack("<HHIH", 22, 8 * width, 0, kind) + bytes(14)
+    body = b"WAVEfmt " + struct.pack("<I", len(chunk)) + chunk + b"LIST\x03\0\0\0abc\0"
+    body += b"data" + struct.pack("<I", samples.nbytes) + samples.tobytes()
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        riff(3, np.array([0.25, -1.0], "<f4")),
+        riff(3, np.array([0.25, -1.0], "<f8")),
+        riff(3, np.array([0.25, -1.0], "<f4"), extensible=True),
+        riff(1, np.array([2**13, -(2**15)], "<i2"), extensible=True),
+    ],
+)
+def test_floats_and_extensible_files_are_read(content: bytes):
+    sound = read_wav(content, "row 0")
+    assert (sound.rate, sound.samples.tolist()) == (RATE, [0.25, -1.0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 12_000.0])
+def test_floats_that_are_no_samples_are_refused(value: float):
+    with pytest.raises(EnvironmentMismatch, match=r"row 8: the sound has floats .* by 32768"):
+        read_wav(riff(3, np.array([0.5, value], "<f4")), "row 8")
+
+
+def test_another_coding_is_told_how_to_be_converted(tmp_path: Path):
     path = tmp_path / "a.wav"
-    header = wav(np.zeros(4, "<i2"))
-    path.write_bytes(header[:20] + b"\x03" + header[21:])  # format 3: floats
-    with pytest.raises(EnvironmentMismatch, match="pcm_s16le"):
+    path.write_bytes(riff(7, np.zeros(4, np.uint8)))
+    with pytest.raises(EnvironmentMismatch, match=r"format 7, 8 bits.*pcm_s16le"):
         read_wav(path, "row 1")
 
 
