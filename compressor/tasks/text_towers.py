@@ -16,11 +16,12 @@ from compressor.errors import EnvironmentMismatch
 from compressor.tasks.head import ConfigFile
 
 CLIP_TEXTS = "clip_text_model"
+_PAIR = "clip"  # of it and the encoder of images
 PROJECTION = "text_projection.weight"
 PROJECTED = "TextModelWithProjection"  # how the names of architectures end that project
 _LEGACY_END = 2  # eos_token_id of CLIP's first checkpoints, which take the largest id for the end
 # SigLIP's reads every text padded to one length without a mask, and has a layer after the last.
-_OTHERS = ("siglip_text_model", "siglip2_text_model")
+_OTHERS = ("siglip", "siglip_text_model", "siglip2", "siglip2_text_model")
 
 
 def is_projected(config: ConfigFile) -> bool:
@@ -30,7 +31,7 @@ def is_projected(config: ConfigFile) -> bool:
 
 def has_own_way(config: ConfigFile) -> bool:
     """Return whether config.json says how the vectors of an encoder of texts are made."""
-    return config.get("model_type") in (CLIP_TEXTS, *_OTHERS) or is_projected(config)
+    return config.get("model_type") in (CLIP_TEXTS, _PAIR, *_OTHERS) or is_projected(config)
 
 
 def projected_width(place: Path, config: ConfigFile) -> int | None:
@@ -39,6 +40,12 @@ def projected_width(place: Path, config: ConfigFile) -> int | None:
     `place` is its config.json. Raises `EnvironmentMismatch` for another encoder than CLIP's.
     """
     kind = config.get("model_type")
+    if kind == _PAIR:
+        raise EnvironmentMismatch(
+            f"{place}: is a pair of encoders, and vectors of texts come from one of them; save it "
+            f"by itself, with transformers.CLIPTextModelWithProjection.from_pretrained(...) and its "
+            f"save_pretrained, beside the files of the tokenizer"
+        )
     if kind != CLIP_TEXTS:
         raise EnvironmentMismatch(
             f"{place}: model type '{kind}' makes one vector of a text in a way of its own, which "

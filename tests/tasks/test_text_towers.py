@@ -119,3 +119,12 @@ def test_the_encoder_of_siglip_is_refused_unless_the_recipe_says_how_it_pools(tm
     with pytest.raises(EnvironmentMismatch, match="'siglip_text_model' makes one vector of a text"):
         load_task("sentence-embedding").how_pooled(tmp_path)
     assert load_task("sentence-embedding", pooling="mean").how_pooled(tmp_path) is not None
+
+
+def test_a_pair_is_refused_with_how_its_encoder_of_texts_is_saved(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip", "text_config": {}}')
+    with pytest.raises(EnvironmentMismatch, match=r"pair of encoders.*CLIPTextModelWithProjection"):
+        read_pooling(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "siglip", "text_config": {}}')
+    with pytest.raises(EnvironmentMismatch, match="'siglip' makes one vector of a text in a way"):
+        read_pooling(tmp_path)
