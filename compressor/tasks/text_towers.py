@@ -43,8 +43,9 @@ def projected_width(place: Path, config: ConfigFile) -> int | None:
     if kind == _PAIR:
         raise EnvironmentMismatch(
             f"{place}: is a pair of encoders, and vectors of texts come from one of them; save it "
-            f"by itself, with transformers.CLIPTextModelWithProjection.from_pretrained(...) and its "
-            f"save_pretrained, beside the files of the tokenizer"
+            f"by itself, with transformers.CLIPTextModelWithProjection.from_pretrained(..., "
+            f"projection_dim={config.get('projection_dim', 512)}) and its save_pretrained, beside "
+            f"the files of the tokenizer"
         )
     if kind != CLIP_TEXTS:
         raise EnvironmentMismatch(
