@@ -337,6 +337,11 @@ class MultiLabelClassification(TextTask):
         sets = self._predicted(score.kept[_LOGITS])
         if not np.all(sets == sets[0]):
             return None
+        if not sets[0].any():
+            return (
+                f"predicts '{set_words(sets[0], labels)}', as no probability reaches its threshold "
+                f"(lower ones are set in model.thresholds),"
+            )
         return f"predicts '{set_words(sets[0], labels)}'"
 
     def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:

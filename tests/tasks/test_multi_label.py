@@ -113,6 +113,16 @@ def test_a_model_that_gives_every_row_the_same_labels_is_told():
     assert TASK.unscorable("f1_micro", truth_of(np.ones((4, 3)))) is not None
 
 
+def test_a_model_that_predicts_no_label_is_told_of_thresholds():
+    logits = np.full((9, 3), -2, dtype=np.float32)
+    score = TASK.score("agreement", LabelLogits(logits), truth_of(np.zeros((9, 3))))
+    told = TASK.constant(score, LABELS)
+    assert told is not None
+    assert (
+        "as no probability reaches its threshold (lower ones are set in model.thresholds)" in told
+    )
+
+
 def test_what_is_found_of_each_label_goes_by_the_labels_or_by_the_original():
     logits, sets = made_up(4)
     before = TASK.score("f1_micro", LabelLogits(logits), truth_of(sets))
