@@ -84,6 +84,8 @@ def look_at(
     search = splits["search"]
     metric = recipe.budget.metric
     assert metric is not None, "the draft names one"
+    for split in splits.values():
+        model.task.require_readable(model.preprocessor, split.examples, split.place)
     known = ask_for_one_prediction(model, files, search, length)
     rows = _as_many(model, search)
     started = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from masked_texts import save_masked_model
 
 from compressor.errors import RecipeError
 from compressor.progress import Silent
@@ -209,3 +210,12 @@ def test_a_metric_of_ones_own_needs_labels(tiny_bert_dir: Path, told: Rows, tmp_
         write_starter(
             str(tiny_bert_dir), data, tmp_path / "recipe.yaml", wishes=wishes, allow_code=True
         )
+
+
+def test_a_text_without_a_token_to_hide_is_named_by_its_row(tmp_path: Path):
+    checkpoint = save_masked_model(tmp_path / "model")
+    texts = [f"good film {number}" for number in range(40)]
+    texts[7] = "[UNK]"
+    (tmp_path / "rows.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    with pytest.raises(RecipeError, match=r"^--data: row 7 of .*rows\.csv .* could be hidden"):
+        write_starter(str(checkpoint), tmp_path / "rows.csv", tmp_path / "recipe.yaml")
