@@ -112,6 +112,12 @@ class _WithOwnMetric(Task):
             return None
         return self.usual.hits(self, metric, outputs, truth, positions)
 
+    def for_score(self, metric: str, outputs: Outputs) -> Outputs:
+        """Return all outputs for the user's function."""
+        if metric == self.own.reference:
+            return outputs
+        return self.usual.for_score(self, metric, outputs)
+
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score by the user's function; what else is kept is that of the task's own metrics."""
         if metric != self.own.reference:

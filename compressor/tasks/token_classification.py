@@ -19,7 +19,6 @@ from compressor.errors import StepFailed
 from compressor.measurements import FlipKind, Score
 from compressor.runtime.given import given_documents
 from compressor.runtime.pieces import (
-    Document,
     DocumentBatch,
     count_tokens,
     encode_documents,
@@ -67,6 +66,7 @@ from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions,
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 from compressor.tasks.word_columns import WordColumns
+from compressor.tasks.word_tags import DOCUMENTS_AT_ONCE, DocumentTags, TokenLogits, WordTags
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import TokenLosses
@@ -137,65 +137,6 @@ _TAGS = "tags"  # class ids of the words of all documents, one after the other, 
 _LENGTHS = "lengths"  # number of words of each document, shape (num_documents,)
 _NOTHING = "no entity"
 _HIDDEN_AT_ONCE = 16  # copies of a document with a piece hidden
-
-
-@dataclass(frozen=True)
-class TokenLogits(Outputs):
-    """Logits of the tokens of documents: `(num_tokens, num_labels)` for each of `documents`."""
-
-    documents: tuple[Document, ...]
-    tokens: tuple[NDArray[np.float32], ...]
-
-    def __len__(self) -> int:
-        """Return the number of documents."""
-        return len(self.documents)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the documents of all parts, one after the other."""
-        if not parts:
-            raise ValueError("there is nothing to join")
-        return cls(
-            tuple(item for part in parts for item in part.documents),
-            tuple(item for part in parts for item in part.tokens),
-        )
-
-    def select(self, positions: Positions) -> Self:
-        """Return the documents at `positions`, in that order."""
-        return type(self)(
-            tuple(self.documents[place] for place in positions),
-            tuple(self.tokens[place] for place in positions),
-        )
-
-    @cached_property
-    def _rows(self) -> list[NDArray[np.float32]]:
-        found = []
-        for document, logits in zip(self.documents, self.tokens, strict=True):
-            first = document.first_pieces
-            words = np.zeros((len(first), logits.shape[1]), dtype=np.float32)
-            words[first >= 0] = logits[first[first >= 0]]
-            found.append(words)
-        return found
-
-    def per_example(self) -> list[NDArray[np.float32]]:
-        """Return the logits of each document's words, `(num_words, num_labels)`.
-
-        They are those of the first token of each word, and 0 for a word that gives no token.
-        """
-        return self._rows
-
-    @property
-    def numbers(self) -> NDArray[np.float32]:
-        """Return the logits of the words of all documents, shape `(num_words, num_labels)`."""
-        return np.concatenate(self._rows)
-
-    @cached_property
-    def tags(self) -> list[NDArray[np.int64]]:
-        """Return the class id of each document's words, `NO_TAG` for one that gives no token."""
-        return [
-            np.where(document.first_pieces >= 0, row.argmax(axis=1), NO_TAG)
-            for document, row in zip(self.documents, self._rows, strict=True)
-        ]
 
 
 @dataclass(frozen=True)
@@ -458,9 +399,15 @@ class TokenClassification(TextTask):
         own = _digests(self._found(_logits(outputs).tags))
         return np.asarray(own == truth.reference.outcomes[positions])
 
+    def for_score(self, metric: str, outputs: Outputs) -> Outputs:  # noqa: ARG002 - of any
+        """Return the tags of words."""
+        return _logits(outputs).without_logits()
+
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score the tags of words; of entities strictly, by the scheme of the labels."""
-        return self._score(metric, _logits(outputs).tags, truth, truth.reference)
+        tags = outputs.tags if isinstance(outputs, WordTags) else _logits(outputs).tags
+        own = tags if isinstance(tags, DocumentTags) else DocumentTags.of(tags)
+        return self._score(metric, own, truth, truth.reference)
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that tags or entities are missing, or all tags the same, where they are."""
@@ -468,13 +415,18 @@ class TokenClassification(TextTask):
             return None
         if truth.labels is None:
             return "has no tags, so nothing but agreement can be scored on it"
-        known = np.concatenate(list(truth.labels))
-        if metric == TOKEN_ACCURACY.name and np.ptp(known) == 0:
+        ends = ((tags.min(), tags.max()) for tags in truth.labels)
+        if (
+            metric == TOKEN_ACCURACY.name
+            and len(only := {tag for both in ends for tag in both}) == 1
+        ):
             return (
-                f"every tag is '{self.tags.labels[known[0]]}', so a model that always gives it is "
-                f"never wrong; give it rows with other tags too"
+                f"every tag is '{self.tags.labels[only.pop()]}', so a model that always gives it "
+                f"is never wrong; give it rows with other tags too"
             )
-        if metric != TOKEN_ACCURACY.name and not any(self._found(truth.labels)):
+        if metric != TOKEN_ACCURACY.name and not any(
+            self.tags.entities(document.tolist()) for document in truth.labels
+        ):
             return (
                 f"no word belongs to an entity, so there is none to find ({self.tags}); give it "
                 f"rows with entities, or score token_accuracy or agreement"
@@ -516,7 +468,7 @@ class TokenClassification(TextTask):
                 who,
                 max(
                     (
-                        self._score(baseline.metric, _split(item, lengths), truth, baseline)
+                        self._score(baseline.metric, DocumentTags(item, lengths), truth, baseline)
                         for item in items
                     ),
                     key=lambda score: score.value,
@@ -657,18 +609,24 @@ class TokenClassification(TextTask):
     def _score(
         self,
         metric: str,
-        tags: Sequence[NDArray[np.int64]],
+        tags: DocumentTags,
         truth: Truth,
         reference: Score | None,
     ) -> Score:
-        entities = self._found(tags)
-        outcomes = _digests(entities)
-        kept = {_TAGS: np.concatenate(tags), _LENGTHS: np.array([len(item) for item in tags])}
+        digests, counts = [], []
+        for start in range(0, len(tags), DOCUMENTS_AT_ONCE):
+            some = slice(start, start + DOCUMENTS_AT_ONCE)
+            entities = self._found(tags[some])
+            digests.append(_digests(entities))
+            if metric != AGREEMENT.name:
+                assert truth.labels is not None, "the caller asked whether it can be scored"
+                counts.append(self._sums(metric, tags[some], entities, truth.labels[some]))
+        outcomes = np.concatenate(digests)
+        kept = {_TAGS: tags.flat, _LENGTHS: tags.lengths}
         if metric == AGREEMENT.name:
             same = outcomes == (outcomes if reference is None else reference.outcomes)
             return Score(metric, float(np.mean(same)), len(tags), outcomes, kept=kept)
-        assert truth.labels is not None, "the caller asked whether it can be scored"
-        sums = self._sums(metric, tags, entities, truth.labels)
+        sums = np.concatenate(counts)
         statistic = next(item.statistic for item in self.metrics if item.name == metric)
         assert statistic is not None, "each but agreement is one of sums"
         value = float(statistic(sums.sum(axis=0)))
@@ -677,7 +635,7 @@ class TokenClassification(TextTask):
     def _sums(
         self,
         metric: str,
-        tags: Sequence[NDArray[np.int64]],
+        tags: Sequence[NDArray[Any]],
         entities: Sequence[Sequence[Entity]],
         labels: LabelArray,
     ) -> Floats:
@@ -739,12 +697,8 @@ def _documents_in(batch: Batch) -> DocumentBatch:
     return batch
 
 
-def _split(tags: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return np.split(tags, np.cumsum(lengths)[:-1])
-
-
-def _tags_in(score: Score) -> list[NDArray[np.int64]]:
-    return _split(score.kept[_TAGS], score.kept[_LENGTHS])
+def _tags_in(score: Score) -> DocumentTags:
+    return DocumentTags(score.kept[_TAGS], score.kept[_LENGTHS])
 
 
 def _digests(entities: Sequence[Sequence[Entity]]) -> NDArray[np.int64]:

@@ -60,7 +60,9 @@ def evaluate(
         found = task.hits(metric, outputs, truth, positions)
         return None if found is None else int(np.sum(found))
 
-    outputs = predict_outputs(predictor, task, preprocessor, dataset, met=met, progress=progress)
+    outputs = predict_outputs(
+        predictor, task, preprocessor, dataset, met=met, scored_by=metric, progress=progress
+    )
     row = outputs.first_not_finite()
     if row is not None:
         raise FloatingPointError(
@@ -95,13 +97,15 @@ def predict_outputs(
     dataset: Dataset,
     *,
     met: Callable[[Outputs, list[int]], int | None] | None = None,
+    scored_by: str | None = None,
     progress: Progress = SILENT,
 ) -> Outputs:
     """Return what `predictor` gives for each example, in the order of `dataset`.
 
     Examples are batched by their tokens: it saves padding, and the order does not change a score:
     by characters, a quarter of what is read of SST-2 is padding, by tokens less than a tenth. Where
-    `met` says how many outputs of a batch are right, progress says how many were so far.
+    `met` says how many outputs of a batch are right, progress says how many were so far. With
+    `scored_by` the result is what that metric reads of them (`Task.for_score`).
     """
     right = seen = 0
     read = encoded(task, preprocessor, dataset)
@@ -114,11 +118,10 @@ def predict_outputs(
                 joined.append(type(parts[0]).joined(parts))
                 parts.clear()
             batch = read.batch(indices)
-            parts.append(
-                task.predicted(lambda part: predict_rows(predictor, part, BATCH_SIZE), [batch])
-            )
+            own = task.predicted(lambda part: predict_rows(predictor, part, BATCH_SIZE), [batch])
+            parts.append(own if scored_by is None else task.for_score(scored_by, own))
             seen += len(indices)
-            found = None if met is None else met(parts[-1], indices)
+            found = None if met is None else met(own, indices)
             right += found or 0
             advance(len(indices), "" if found is None else f"{right / seen:.1%} right so far")
     place = np.empty_like(order)

@@ -28,7 +28,8 @@ from compressor.tasks.hiding import (
 from compressor.tasks.multi_label import LabelLogits, MultiLabelClassification
 from compressor.tasks.question_answering import QuestionAnswering, SpanLogits
 from compressor.tasks.text_scoring import ScoreLogits
-from compressor.tasks.token_classification import TokenClassification, TokenLogits
+from compressor.tasks.token_classification import TokenClassification
+from compressor.tasks.word_tags import TokenLogits
 
 TOKENIZER = word_piece_tokenizer()
 CLASSIFIER = load_task("text-classification")

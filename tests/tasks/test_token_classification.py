@@ -18,7 +18,8 @@ from compressor.tasks import UNLABELLED, Truth, load_task
 from compressor.tasks.examples import Words
 from compressor.tasks.head import HeadProblem
 from compressor.tasks.losses import TokenLosses
-from compressor.tasks.token_classification import TokenClassification, TokenLogits
+from compressor.tasks.token_classification import TokenClassification
+from compressor.tasks.word_tags import TokenLogits
 
 LABELS = ("I-PER", "O", "B-PER", "B-LOC", "I-LOC")
 TOKENIZER = word_piece_tokenizer()
@@ -380,3 +381,21 @@ def test_what_is_found_of_each_kind_is_counted_by_document():
     assert other["PER"].after.tolist() == [0, 0, 0]
     assert other["LOC"].there.tolist() == [2, 1, 0]
     assert other["LOC"].after.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("metric", [item.name for item in TASK.metrics])
+def test_tags_without_logits_give_the_same_score(metric: str):
+    given = outputs(*TRUE)
+    order = [len(given) - 1, *range(len(given) - 1)]
+    parts = [TASK.for_score(metric, given.select([place])) for place in order]
+    back = [order.index(place) for place in range(len(given))]
+    compact = type(parts[0]).joined(parts).select(back)
+    assert len(compact) == len(given)
+    assert compact.first_not_finite() is None
+
+    before, after = (TASK.score(metric, item, TRUTH) for item in (given, compact))
+
+    assert after == before
+    assert (after.outcomes == before.outcomes).all()
+    assert np.array_equal(after.sums, before.sums) or before.sums is after.sums is None
+    assert all(np.array_equal(after.kept[name], before.kept[name]) for name in before.kept)
