@@ -16,6 +16,8 @@ from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks.losses import Losses, SummedLoss, in_float32
 from compressor.tasks.outputs import UNLABELLED
+from compressor.training.batches import TrainingBatch
+from compressor.training.mixing import Mix, mixed_loss
 from compressor.training.settings import TrainingSettings
 
 _CHUNK = 256  # rows that are encoded together to count the labels of their tokens
@@ -53,6 +55,24 @@ class LabelLoss:
             label_smoothing=self.smoothing,
         )
         return SummedLoss(total, self.count(targets), least=_ALMOST_NOTHING)
+
+    def of_batch(self, outputs: Tensor, batch: TrainingBatch) -> Tensor:
+        """Return what a batch, whose labels are there, adds to the mean over a step."""
+        assert batch.targets is not None, "the split is checked"
+        return batch.mean(self.summed(outputs, batch.targets)) * batch.label_share
+
+    def of_mixed(
+        self, outputs: Tensor, targets: Tensor, batch: TrainingBatch, mix: Mix, own: slice
+    ) -> Tensor:
+        """Return the mean on both labels of mixed examples, of which `outputs` are the `own` rows.
+
+        `targets` are those of all rows.
+        """
+
+        def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+            return batch.mean(self.summed(outputs, targets))
+
+        return mixed_loss(mean, outputs, targets, mix, own)
 
     def count(self, targets: Tensor) -> Tensor:
         """Return how many labels there are, or the sum of their weights."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
@@ -16,27 +14,18 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.activation_hooks import known_layers, relation_teacher
 from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
-from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.data_parallel import require_own_rows
 from compressor.training.distill_settings import DistillSettings
-from compressor.training.label_loss import LabelLoss, label_loss, require_classes
-from compressor.training.layer_losses import layer_losses
+from compressor.training.label_loss import label_loss, require_classes
 from compressor.training.layer_map import LayerMap
-from compressor.training.losses import logits_mse, vector_distance
-from compressor.training.mixing import Mixer, mixed_loss, mixed_mask, run_mixed
+from compressor.training.lesson import Lesson
+from compressor.training.mixing import Mixer, run_mixed
 from compressor.training.settings import FinetuneSettings, TrainingSettings
-from compressor.training.snapshot import Stateful
 from compressor.training.teacher import (
-    TeacherNow,
-    TeacherOfMixed,
-    TeacherOutputs,
     check_inputs,
-    in_order,
     require_known_padding,
-    splits_otherwise,
     teacher_order,
 )
-from compressor.training.teacher_cache import StoredTeacherOutputs
 from compressor.training.trainer import (
     require_checkpointing,
     require_embeddings,
@@ -45,7 +34,6 @@ from compressor.training.trainer import (
     train,
 )
 from compressor.training.training_run import (
-    LossFunction,
     Objective,
     StepHook,
     TrainingRun,
@@ -73,7 +61,7 @@ def finetune(
     mixer = Mixer(run.seed, mixup_alpha=alphas[0], cutmix_alpha=alphas[1])
 
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        return _on_labels(on_labels, task.output_of(module(**batch.inputs)), batch)
+        return on_labels.of_batch(task.output_of(module(**batch.inputs)), batch)
 
     def loss_of_mixed(module: nn.Module, batch: TrainingBatch) -> Tensor:
         assert batch.targets is not None, "the split is checked"
@@ -81,11 +69,7 @@ def finetune(
         targets, own = batch.of_all(batch.targets), batch.place
         mix = mixer.draw(inputs[model.module.main_input_name])
         outputs = task.output_of(run_mixed(module, inputs, mix, own))
-
-        def mean(outputs: Tensor, targets: Tensor) -> Tensor:
-            return batch.mean(on_labels.summed(outputs, targets))
-
-        return mixed_loss(mean, outputs, targets, mix, own) * batch.label_share
+        return on_labels.of_mixed(outputs, targets, batch, mix, own) * batch.label_share
 
     mixes = any(alphas)
     objective = Objective(
@@ -127,123 +111,12 @@ def distill(
     check_distillation(model, teacher, dataset, settings, more=more)
     order = teacher_order(model, teacher, dataset.examples)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
-    on_labels = label_loss(model, dataset, settings) if settings.label_weight > 0 else None
-    on_outputs = _output_loss(model, settings, dataset, on_labels)
-    for each in (teacher, *more):
+    lesson = Lesson(model, (teacher, *more), dataset, settings, run, order)
+    for each in lesson.teachers:
         each.move_to(run.device)
         each.module.eval()
-    facts: dict[str, object] = {
-        "teacher": digest_of_tensors(teacher.module.state_dict()),
-        "labels": order,
-    }
-    if more:
-        facts["more_teachers"] = [digest_of_tensors(each.module.state_dict()) for each in more]
-    cached: dict[str, Stateful] = {}
-
-    def trained(
-        loss: LossFunction, trained_too: Mapping[str, nn.Module] | None = None
-    ) -> TrainingSummary:
-        objective = Objective(
-            loss,
-            facts,
-            cached=cached,
-            trained_too=trained_too or {},
-            count=None if on_labels is None else on_labels.count,
-            told="" if on_labels is None else on_labels.words(model.labels),
-            whole_groups=settings.margin_weight > 0,
-        )
+    with lesson.objective(layer_map) as objective:
         return train(model, dataset, settings, run, objective, hook)
-
-    if settings.mixup_alpha > 0:
-        every_one = [
-            TeacherOfMixed(each, dataset, teacher_order(model, each, dataset.examples))
-            for each in (teacher, *more)
-        ]
-        cached["mixer"] = mixer = Mixer(run.seed, mixup_alpha=settings.mixup_alpha)
-        return trained(_loss_of_mixed(model, settings, dataset, on_labels, every_one, mixer))
-
-    def outputs_of(teacher: TorchModel, name: str) -> Callable[[TrainingBatch], Tensor]:
-        found = _outputs_of(model, teacher, dataset, settings, run)
-        if isinstance(found, TeacherNow):
-            return found
-        if settings.teacher_cache is None:
-            # Not computed again in other batches, where they would differ in the last bits.
-            cached[name] = found
-        return lambda batch: found(batch.rows, batch.mask)
-
-    others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
-    if settings.teacher_cache is not None:
-        facts["teacher_outputs"] = "stored"  # of other batches
-    if not settings.compares_layers:
-        every = [outputs_of(teacher, "teacher_logits"), *others]
-
-        def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-            student = model.task.output_of(module(**batch.inputs))
-            return on_outputs(student, [each(batch) for each in every], batch)
-
-        return trained(loss)
-    watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
-    with watched as (losses, pairs):
-        facts["layers"] = [list(pair) for pair in pairs]
-
-        def loss_with_layers(module: nn.Module, batch: TrainingBatch) -> Tensor:
-            on_layers, own, other = losses(module, batch)
-            wanted = [other[..., in_order(order)], *(each(batch) for each in others)]
-            return on_layers * batch.share + on_outputs(own, wanted, batch)
-
-        extra = {} if losses.projection is None else {"projection": losses.projection}
-        return trained(loss_with_layers, extra)
-
-
-def _outputs_of(
-    model: TorchModel,
-    teacher: TorchModel,
-    dataset: Dataset,
-    settings: DistillSettings,
-    run: TrainingRun,
-) -> TeacherNow | TeacherOutputs:
-    """Return what gives the outputs of `teacher` for a batch: computed now, once, or stored."""
-    order = teacher_order(model, teacher, dataset.examples)
-    if model.task.draws_inputs:
-        return TeacherNow(model, teacher, dataset, order)
-    aligned = model if splits_otherwise(model, teacher, dataset.examples) else None
-    if settings.teacher_cache is not None:
-        folder = settings.teacher_cache
-        return StoredTeacherOutputs(teacher, dataset, order, folder, run.progress, student=aligned)
-    return TeacherOutputs(teacher, dataset, order, run.team, student=aligned)
-
-
-def _loss_of_mixed(
-    model: TorchModel,
-    settings: DistillSettings,
-    dataset: Dataset,
-    on_labels: LabelLoss | None,
-    teachers: Sequence[TeacherOfMixed],
-    mixer: Mixer,
-) -> LossFunction:
-    """Return the loss towards what the teachers give for mixed examples, and on both labels."""
-    on_outputs = _output_loss(model, settings, dataset, None)
-
-    def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        inputs = {name: batch.of_all(value) for name, value in batch.inputs.items()}
-        own = batch.place
-        mix = mixer.draw(inputs[model.module.main_input_name])
-        student = model.task.output_of(run_mixed(module, inputs, mix, own))
-        wanted = [teacher(inputs, mix, own) for teacher in teachers]
-        mask = {name: value[own] for name, value in mixed_mask(inputs, mix).items()}
-        mixed = replace(batch, inputs={**batch.inputs, **mask})
-        total = on_outputs(student, wanted, mixed)
-        if on_labels is None:
-            return total
-        assert batch.targets is not None, "the split is checked"
-
-        def mean(outputs: Tensor, targets: Tensor) -> Tensor:
-            return batch.mean(on_labels.summed(outputs, targets))
-
-        labelled = mixed_loss(mean, student, batch.of_all(batch.targets), mix, own)
-        return total + settings.label_weight * labelled * batch.label_share
-
-    return loss
 
 
 def distilled(
@@ -323,55 +196,6 @@ def _require_trainable(model: TorchModel, settings: TrainingSettings) -> None:
     require_layers(model, settings)
     require_checkpointing(model, settings)
     require_own_rows(model, settings, team())
-
-
-# The student's outputs, the teachers' in the student's order, and the batch to a loss.
-_OutputLoss = Callable[[Tensor, Sequence[Tensor], TrainingBatch], Tensor]
-
-
-def _output_loss(
-    model: TorchModel, settings: DistillSettings, dataset: Dataset, on_labels: LabelLoss | None
-) -> _OutputLoss:
-    """Return the weighted sum of the losses towards the teacher and on labels."""
-    losses = model.task.losses
-    groups = None if dataset.groups is None else torch.from_numpy(dataset.groups)
-
-    def distance_to(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
-        if settings.alignment is not None:
-            return batch.mean(vector_distance(student, teacher))
-        mask = batch.mask
-        if model.task.aligns_words and mask is not None:
-            silent = teacher.isnan().any(dim=-1)  # (rows, tokens): of these it says nothing
-            mask, teacher = mask.masked_fill(silent, 0), teacher.nan_to_num()
-        if settings.logits_loss == "mse":
-            return batch.mean(logits_mse(student, teacher, mask if model.task.per_token else None))
-        return batch.mean(losses.distance(student, teacher, mask, settings.temperature))
-
-    def loss(student: Tensor, teachers: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
-        distance = _mean([distance_to(student, teacher, batch) for teacher in teachers])
-        total = settings.logits_weight * distance * batch.share
-        if settings.margin_weight > 0:
-            assert groups is not None, "the split is checked"
-            own = batch.of_all(groups[batch.rows.cpu()].to(student.device))
-            scores = batch.of_all(student)
-            margins = _mean(
-                [losses.margins(scores, batch.of_all(teacher), own) for teacher in teachers]
-            )
-            total = total + settings.margin_weight * batch.once(margins)
-        if on_labels is not None:
-            total = total + settings.label_weight * _on_labels(on_labels, student, batch)
-        return total
-
-    return loss
-
-
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.stack(list(values)).mean()
-
-
-def _on_labels(loss: LabelLoss, outputs: Tensor, batch: TrainingBatch) -> Tensor:
-    assert batch.targets is not None, "the split is checked"
-    return batch.mean(loss.summed(outputs, batch.targets)) * batch.label_share
 
 
 def _require_groups(dataset: Dataset) -> None:
