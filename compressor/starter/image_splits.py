@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.errors import RecipeError
-from compressor.starter.judged import USUAL_PARTS
+from compressor.starter.usual_parts import USUAL_NAMES, usual_splits
 from compressor.words import listing
 
 
@@ -24,15 +24,9 @@ def image_splits(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     }
-    known = [name for names in USUAL_PARTS.values() for name in names]
-    if not parts or not set(parts) <= set(known):
+    if not parts or not parts.keys() <= USUAL_NAMES:
         return {"search": folder}
-    splits = {
-        split: parts[name]
-        for split, names in USUAL_PARTS.items()
-        for name in names[::-1]  # the first one wins
-        if name in parts
-    }
+    splits = usual_splits(parts)
     if "search" not in splits and "certification" in splits:
         splits["search"] = splits.pop("certification")
     if "search" not in splits:

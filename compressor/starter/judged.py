@@ -14,15 +14,11 @@ from compressor.data.check import file_source
 from compressor.data.readers import read_header
 from compressor.data.settings import SplitSource
 from compressor.errors import RecipeError
+from compressor.starter.usual_parts import usual_splits
 from compressor.words import listing
 
 _COLUMNS = frozenset(("query-id", "corpus-id", "score"))
 _ENDINGS = (".jsonl", ".tsv", ".csv", ".parquet")
-USUAL_PARTS = {  # what data sets call the part that is for a split of a recipe
-    "search": ("dev", "validation", "valid", "val"),
-    "certification": ("test",),
-    "train": ("train",),
-}
 
 
 def splits_in(folder: Path) -> dict[str, Path]:
@@ -37,12 +33,7 @@ def splits_in(folder: Path) -> dict[str, Path]:
             f"--data: {folder} is a directory without qrels/*.tsv or qrels-*.tsv; give a file of "
             f"rows, or a directory in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/dev.tsv)"
         )
-    splits = {
-        split: found[name]
-        for split, names in USUAL_PARTS.items()
-        for name in names[::-1]  # the first one wins
-        if name in found
-    }
+    splits = usual_splits(found)
     if "search" not in splits:
         others = [name for name in found if name != "train"]
         if len(others) != 1:
