@@ -74,7 +74,7 @@ def load_rows(arguments: argparse.Namespace, model: TorchModel) -> dict[str, Dat
 
 
 def take(dataset: Dataset, rows: list[int], name: str) -> Dataset:
-    labels = None if dataset.labels is None else dataset.labels[rows]
+    labels = None if dataset.labels is None else dataset.labels[np.array(rows)]
     examples = tuple(dataset.examples[row] for row in rows)
     return replace(dataset, name=name, examples=examples, labels=labels, rows=dataset.rows[rows])
 

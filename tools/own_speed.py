@@ -144,7 +144,7 @@ def bare_training(model: TorchModel, train: Dataset, steps: int) -> float:
 
     def work() -> None:
         torch.manual_seed(0)
-        module, tokenizer, labels = model.module, model.preprocessor, train.labels
+        module, tokenizer, labels = model.module, model.preprocessor, train.class_ids
         assert labels is not None
         module.train()
         lengths = [len(ids) for ids in tokenizer(list(train.examples))["input_ids"]]

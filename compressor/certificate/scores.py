@@ -21,7 +21,7 @@ from compressor.certificate.power import scaled_size
 from compressor.certificate.sums import certify_sums
 from compressor.measurements import Certificate, Score, Uninformed
 from compressor.tasks import Guess, find_metric
-from compressor.tasks.outputs import LabelArray
+from compressor.tasks.outputs import LabelArray, one_each
 
 _HALF = 0.5  # above it a share of 0 or 1 is a hit
 _METRICS: Mapping[str, MetricFunction] = {
@@ -161,7 +161,7 @@ def certify_drop(
         raise ValueError(f"labels: {metric.name} cannot be certified without them")
     if metric.bound == "correlation":
         old, new = _both(metric.name, before.shares, after.shares)
-        return certify_correlation(metric.name, old, new, truth, **drawn)
+        return certify_correlation(metric.name, old, new, one_each(truth), **drawn)
     if metric.bound == "hits":
         return certify_paired(hits_of(before, truth), hits_of(after, truth), **limits)
     return certify_metric(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,10 @@ from compressor.data.group_texts import shared_text
 from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
 from compressor.tasks import Example, identity_of, texts_of
+from compressor.tasks.outputs import LabelArray
 
 _CHUNK = 1 << 16  # rows that are looked up together
+_AT_ONCE = 4096  # rows whose labels are written together
 _FINGERPRINT = "fingerprint"
 
 
@@ -93,7 +94,8 @@ def _fingerprint(dataset: Dataset) -> str:
     for example in dataset.examples:
         digest.update(_digest(example))
     if dataset.labels is not None:
-        digest.update(_bytes_of_labels(dataset.labels))
+        for part in _bytes_of_labels(dataset.labels):
+            digest.update(part)
     if dataset.grades is not None:
         digest.update(np.asarray(dataset.grades, dtype="<f8").tobytes())
     if dataset.groups is not None:
@@ -115,11 +117,17 @@ def rows_as_json(rows: Mapping[str, NDArray[np.int64]]) -> str:
     return f"{{{', '.join(parts)}}}"
 
 
-def _bytes_of_labels(labels: NDArray[Any]) -> bytes:
-    if labels.dtype != object:
-        return np.asarray(labels, dtype="<i8" if labels.dtype.kind in "iu" else "<f8").tobytes()
-    # Several for each example, such as one for each word.
-    return json.dumps([np.asarray(label).tolist() for label in labels]).encode()
+def _bytes_of_labels(labels: LabelArray) -> Iterator[bytes]:
+    """Yield what labels are told apart by, of lists in parts that fit into memory."""
+    if isinstance(labels, np.ndarray) and labels.dtype != object:
+        yield np.asarray(labels, dtype="<i8" if labels.dtype.kind in "iu" else "<f8").tobytes()
+        return
+    # Several for each example, such as one for each word: a JSON list of them all.
+    yield b"["
+    for start in range(0, len(labels), _AT_ONCE):
+        part = [np.asarray(label).tolist() for label in labels[start : start + _AT_ONCE]]
+        yield (", " if start else "").encode() + json.dumps(part)[1:-1].encode()
+    yield b"]"
 
 
 def _digest(example: Example) -> bytes:

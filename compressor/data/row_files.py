@@ -7,15 +7,12 @@ which is on a disk, where the system's own temporary files may be in memory.
 from __future__ import annotations
 
 import json
-import tempfile
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from compressor.errors import EnvironmentMismatch
 from compressor.files import MappedFile
-from compressor.paths import cache_directory
-from compressor.tasks.stored_rows import StoredColumn
+from compressor.tasks.stored_rows import StoredColumn, unnamed_file
 
 KEPT_BYTES = 1 << 23  # of a source, up to which its rows are kept in memory as Python values
 ROWS_AT_ONCE = 4096  # of a batch
@@ -110,15 +107,7 @@ class ArrowFile:
     def __init__(self, kinds: Sequence[Any]) -> None:
         import pyarrow
 
-        folder = cache_directory() / "rows"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it outlives this
-        except OSError as error:
-            raise EnvironmentMismatch(
-                f"{folder}: rows of a large file cannot be kept there ({error.strerror or error}); "
-                f"set COMPRESSOR_CACHE to a folder that can be written"
-            ) from error
+        self._stream = unnamed_file()
         self._schema = pyarrow.schema([(str(place), kind) for place, kind in enumerate(kinds)])
         self._writer = pyarrow.ipc.new_file(self._stream, self._schema)
 

@@ -50,8 +50,8 @@ class Dataset:
     """One split, whose examples are in memory or, of a large source, are read by row.
 
     `labels` has shape `(num_examples,)` and holds class ids in the checkpoint's order, or what the
-    task's columns make of a cell (dtype object); it is None for unlabelled rows. `rows` are the
-    positions in the source, so that anyone can take the same rows again.
+    task's columns make of a cell (dtype object, or read by row); it is None for unlabelled rows.
+    `rows` are the positions in the source, so that anyone can take the same rows again.
     """
 
     name: str
@@ -88,7 +88,8 @@ class Dataset:
     @property
     def class_ids(self) -> NDArray[np.int64] | None:
         """Return the labels where each example has one class, else None."""
-        return self.labels if self.labels is not None and self.labels.dtype.kind in "iu" else None
+        found = self.labels
+        return found if isinstance(found, np.ndarray) and found.dtype.kind in "iu" else None
 
     def truth(self, reference: Score | None = None) -> Truth:
         """Return what outputs on this split are compared with."""
@@ -134,7 +135,8 @@ class _Loaded:
     def classes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return what a sample of `rows` keeps the proportions of."""
         labels = self.labels.labels
-        return None if labels is None or labels.dtype.kind not in "iu" else labels[rows]
+        are_ids = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"
+        return labels[rows] if isinstance(labels, np.ndarray) and are_ids else None
 
 
 def load_splits(
@@ -252,12 +254,13 @@ def _decode(
     labels, grades = origin.labels.labels, origin.labels.grades
     chosen = np.ascontiguousarray(rows).data  # a list would take five times the memory
     examples = columns.examples(origin.table, origin.columns, chosen)
-    if labels is not None:
-        columns.require_fit(origin.table, chosen, examples, labels[rows], origin.label_column)
+    own = None if labels is None else labels[rows]
+    if own is not None:
+        columns.require_fit(origin.table, chosen, examples, own, origin.label_column)
     return Dataset(
         name=name,
         examples=examples,
-        labels=None if labels is None else labels[rows],
+        labels=own,
         rows=origin.table.source_rows(rows),
         source=origin.source,
         cut_from=None if donor == name else donor,

@@ -27,6 +27,7 @@ from compressor.paths import BUILTIN
 from compressor.progress import Progress
 from compressor.tasks import load_task
 from compressor.tasks.columns import ImageColumns
+from compressor.tasks.outputs import one_each
 from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
@@ -140,7 +141,7 @@ def shifted(dataset: Dataset) -> Dataset:
     """Return the images with their eight neighbours: shifted by one pixel in every direction."""
     steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     images = [_shift(image, *step) for step in steps for image in dataset.examples]  # type: ignore[arg-type]
-    labels = None if dataset.labels is None else np.tile(dataset.labels, len(steps))
+    labels = None if dataset.labels is None else np.tile(one_each(dataset.labels), len(steps))
     rows = np.tile(dataset.rows, len(steps))
     return Dataset(dataset.name, tuple(images), labels, rows, f"{dataset.source}, shifted")
 

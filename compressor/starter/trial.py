@@ -196,9 +196,9 @@ def _spread_queries(split: Dataset, num_queries: int, count: int) -> Dataset:
         return split
     assert split.labels is not None, "they say what is relevant"
     chosen = evenly_spread(num_queries, max(1, count // _TEXTS_OF_A_QUERY))
-    needed = {name for row in chosen for name in split.labels[row]["relevant"]}
+    needed = {name for row in chosen for name in split.labels[int(row)]["relevant"]}
     documents = np.arange(num_queries, len(split))
-    is_needed = np.array([split.labels[row] in needed for row in documents])
+    is_needed = np.array([split.labels[row] in needed for row in documents.tolist()])
     others = documents[~is_needed]
     room = max(0, min(len(others), count - len(chosen) - int(is_needed.sum())))
     kept = others[evenly_spread(len(others), room)] if room else others[:0]

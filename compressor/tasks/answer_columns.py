@@ -19,6 +19,7 @@ from compressor.tasks.columns import Labels, RowKind, TextColumns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.ranking import groups_by_text
+from compressor.tasks.stored_rows import MadeByRow, are_stored
 from compressor.tasks.table import BadRows, Table
 
 _FORM = "{text: [...], answer_start: [...]}, as SQuAD has it, with empty lists for no answer"
@@ -49,19 +50,25 @@ class QuestionColumns(TextColumns):
     ) -> Labels:
         """Return the right answers of each row, a tuple of `GoldAnswer`, empty for no answer.
 
+        Of cells that lie in a file they are read by row.
+
         Raises `RecipeError` for a cell that is none.
         """
         if data_names is not None:
             raise RecipeError("data.label_names: answers are texts here, and no classes; remove it")
-        bad = BadRows()
-        found = np.empty(len(table), dtype=object)
-        for row, cell in enumerate(table.columns[column]):
+        cells, bad = table.columns[column], BadRows()
+        in_file = are_stored(cells)
+        found = np.empty(0 if in_file else len(table), dtype=object)
+        for row, cell in enumerate(cells):
             try:
-                found[row] = read_answers(cell)
+                gold = read_answers(cell)
             except ValueError as problem:
                 bad.add(f"{table.place(row)}: {column} {problem}")
+                continue
+            if not in_file:
+                found[row] = gold
         bad.check()
-        return Labels(found)
+        return Labels(MadeByRow((cells,), np.arange(len(table)), _gold) if in_file else found)
 
     def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: ARG002
         """Raise `RecipeError` unless there are two columns."""
@@ -95,6 +102,10 @@ class QuestionColumns(TextColumns):
                     f"the row, or remove it"
                 )
         bad.check()
+
+
+def _gold(row: int, cell: Any) -> Gold:  # noqa: ARG001 - of `MadeByRow`
+    return read_answers(cell)
 
 
 def read_answers(cell: Any) -> Gold:

@@ -33,7 +33,7 @@ from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.explained import Explained
 from compressor.tasks.head import ConfigFile, HasShape
 from compressor.tasks.metrics import Metric
-from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, Rows
+from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, Rows, one_each
 from compressor.tasks.pooling import Pooling
 from compressor.tasks.report_words import ReportWords
 
@@ -605,7 +605,7 @@ class Task(Explained, ABC):
         Class ids by default, shape `(batch,)`; where an id is `UNLABELLED` the output does not
         count. Only asked of tasks that train on labels.
         """
-        return labels
+        return one_each(labels)
 
     def untrainable(self, labels: LabelArray) -> str | None:  # noqa: ARG002 - most can all be
         """Return why no loss can compare outputs with these labels of a split, or None."""
@@ -770,4 +770,6 @@ class Task(Explained, ABC):
         labels: Sequence[str],  # noqa: ARG002 - most can be read without names
     ) -> Sequence[Any]:
         """Return what it reads of what a split says, in the form of its predictions if it can."""
-        return found.tolist() if found.ndim == 1 else list(found)
+        if isinstance(found, np.ndarray) and found.ndim == 1:
+            return list(found.tolist())
+        return list(found)

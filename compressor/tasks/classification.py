@@ -28,7 +28,7 @@ from compressor.tasks.examples import Example, is_long
 from compressor.tasks.head import ConfigFile, HasShape, gives_one_number, require_choice
 from compressor.tasks.hiding import log_probabilities
 from compressor.tasks.metrics import AGREEMENT, Metric
-from compressor.tasks.outputs import ClassLogits, Outputs, Positions
+from compressor.tasks.outputs import ClassLogits, Outputs, Positions, one_each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,7 +173,7 @@ class Classification(Task):
     def _right(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
         """Return the labels or, for `agreement`, the untouched checkpoint's predictions."""
         if metric != AGREEMENT.name:
-            return truth.labels
+            return None if truth.labels is None else one_each(truth.labels)
         return None if truth.reference is None else truth.reference.outcomes
 
     def kinds(self, labels: Sequence[str]) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ class Classification(Task):
     ) -> list[Comparison]:
         """Return the examples that turned wrong or right; without labels all that changed."""
         changed = before.outcomes != after.outcomes
-        right = before.outcomes if truth.labels is None else truth.labels
+        right = before.outcomes if truth.labels is None else one_each(truth.labels)
         changed &= (before.outcomes == right) | (after.outcomes == right)
         rows = np.flatnonzero(changed)
         old = _confidences(before, before.outcomes, rows)

@@ -7,8 +7,9 @@ meant is told by the whole column, and refused where it could be either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
 from compressor.tasks.columns import Labels, RowKind, TextColumns, check_data_names
+from compressor.tasks.label_lists import LabelLists
+from compressor.tasks.stored_rows import are_stored
 from compressor.tasks.table import BadRows, Table
 from compressor.words import few_of
 
@@ -40,29 +43,28 @@ class LabelSetColumns(TextColumns):
     ) -> Labels:
         """Return for each row which labels hold: arrays of bool, shape `(num_labels,)`.
 
-        Zeros and ones are by name, or in the order of the checkpoint's labels or, where
-        `data_names` are numbers or the checkpoint's own names, in the order of these.
+        They are read by row. Zeros and ones are by name, or in the order of the checkpoint's labels
+        or, where `data_names` are numbers or the checkpoint's own names, in the order of these.
 
         Raises `RecipeError` for a cell that is no list, a label that is not the checkpoint's, one
         that a cell lists twice, and numbers that could be ids or zeros and ones.
         """
-        cells = _lists(table, column, data_names or names)
-        found = np.empty(len(table), dtype=object)
+        cells = _Cells(table, column, data_names or names)
+        found = _look(cells, len(names))
         numbered = data_names is not None and _are_numbers(data_names)
-        if _are_flags(table, column, cells, len(names)):
+        if found.are_flags:
             order = _order_of_flags(names, data_names)
             if order is None:
                 check_data_names(data_names, names)
-            for row, cell in enumerate(cells):
-                flags = np.array(cell, dtype=bool)
-                found[row] = flags if order is None else flags[order]
-            return Labels(found, has_bare_ids=order is None)
+            flags = (np.array(cell, dtype=bool) for cell in cells)
+            if order is not None:
+                flags = (cell[order] for cell in flags)
+            return Labels(cells.kept(flags), has_bare_ids=order is None)
         check_data_names(data_names, names)
-        for row, places in enumerate(_places(table, column, cells, data_names or names)):
-            found[row] = np.zeros(len(names), dtype=bool)
-            found[row][places] = True
-        has_ids = any(type(value) is int for cell in cells for value in cell)
-        return Labels(found, has_bare_ids=has_ids and not numbered)
+        bad = BadRows()
+        sets = cells.kept(_sets(cells, data_names or names, len(names), bad))
+        bad.check()
+        return Labels(sets, has_bare_ids=found.has_ids and not numbered)
 
 
 def _order_of_flags(names: Sequence[str], data_names: Sequence[str] | None) -> list[int] | None:
@@ -76,32 +78,55 @@ def _order_of_flags(names: Sequence[str], data_names: Sequence[str] | None) -> l
     return None
 
 
-def _lists(table: Table, column: str, names: Sequence[str]) -> list[list[Any]]:
-    cells: list[list[Any]] = []
-    bad = BadRows()
-    for row, value in enumerate(table.columns[column]):
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if isinstance(value, tuple):
-            value = list(value)
-        if isinstance(value, Mapping):
-            value = _flagged(table.place(row), column, value, names, bad)
-        if value is None or value != value:  # NaN, as pandas writes a missing cell
-            bad.add(
-                f"{table.place(row)}: {column} is missing; list the labels, [] where none holds, "
-                f"or remove the row"
-            )
-            continue
-        if not isinstance(value, list):
-            bad.add(
-                f"{table.place(row)}: {column} must be a list of labels, [] where none holds, got "
-                f"{show(value)}; write rows as JSON lines or parquet, or list a column of 0 and 1 "
-                f"for each label in data.label"
-            )
-            continue
-        cells.append([_plain(item) for item in value])
-    bad.check()
-    return cells
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of a column of labels as lists of plain values, read anew each time.
+
+    Reading them raises `RecipeError` at the end, or at a handful, for what is none.
+    """
+
+    table: Table
+    column: str
+    names: Sequence[str]
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yield the list of each row."""
+        bad = BadRows()
+        for row, value in enumerate(self.table.columns[self.column]):
+            found = _listed(self.table.place(row), self.column, value, self.names, bad)
+            if found is not None:
+                yield found
+        bad.check()
+
+    def kept(self, sets: Iterable[NDArray[np.bool_]]) -> LabelLists:
+        """Return sets of labels, which lie in a file where the cells do."""
+        in_file = are_stored(self.table.columns[self.column])
+        return LabelLists.of(sets, kept_as=bool, dtype=bool, in_file=in_file)
+
+
+def _listed(
+    place: str, column: str, value: Any, names: Sequence[str], bad: BadRows
+) -> list[Any] | None:
+    """Return the list that a cell is; None where it is none, of which `bad` is told."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, Mapping):
+        value = _flagged(place, column, value, names, bad)
+    if value is None or value != value:  # NaN, as pandas writes a missing cell
+        bad.add(
+            f"{place}: {column} is missing; list the labels, [] where none holds, or remove the row"
+        )
+        return None
+    if not isinstance(value, list):
+        bad.add(
+            f"{place}: {column} must be a list of labels, [] where none holds, got {show(value)}; "
+            f"write rows as JSON lines or parquet, or list a column of 0 and 1 for each label in "
+            f"data.label"
+        )
+        return None
+    return [_plain(item) for item in value]
 
 
 def _flagged(
@@ -148,20 +173,38 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _are_flags(table: Table, column: str, cells: list[list[Any]], num_labels: int) -> bool:
-    """Return whether each cell holds a 0 or 1 for each label, rather than names or ids."""
-    fits = all(
-        len(cell) == num_labels and all(type(item) is int and item in (0, 1) for item in cell)
-        for cell in cells
-    )
-    if not fits or not cells:
-        return False
-    if all(sorted(cell) == list(range(num_labels)) for cell in cells):  # two labels at most
-        raise RecipeError(
-            f"{table.name}: {column} is {show(cells[0])} in every row or in another order, which "
-            f"could be ids or a 0 or 1 for each label; write the names of the labels"
+class _Found(NamedTuple):
+    """What the cells of a column hold: a 0 or 1 for each label, or names or ids, and any ids."""
+
+    are_flags: bool
+    has_ids: bool
+
+
+def _look(cells: _Cells, num_labels: int) -> _Found:
+    """Return what all cells together hold; raises `RecipeError` where it could be either."""
+    could_be_flags = could_be_ids = True
+    has_ids = False
+    first: list[Any] | None = None
+    for cell in cells:
+        first = cell if first is None else first
+        are_whole = [type(item) is int for item in cell]
+        has_ids = has_ids or any(are_whole)
+        could_be_flags = (
+            could_be_flags
+            and len(cell) == num_labels
+            and all(are_whole)
+            and all(item in (0, 1) for item in cell)
         )
-    return True
+        # Two labels at most.
+        could_be_ids = could_be_ids and could_be_flags and sorted(cell) == list(range(num_labels))
+    if first is None or not could_be_flags:
+        return _Found(are_flags=False, has_ids=has_ids)
+    if could_be_ids:
+        raise RecipeError(
+            f"{cells.table.name}: {cells.column} is {show(first)} in every row or in another "
+            f"order, which could be ids or a 0 or 1 for each label; write the names of the labels"
+        )
+    return _Found(are_flags=True, has_ids=has_ids)
 
 
 def _are_numbers(data_names: Sequence[str]) -> bool:
@@ -169,14 +212,14 @@ def _are_numbers(data_names: Sequence[str]) -> bool:
     return set(data_names) == set(map(str, range(len(data_names))))
 
 
-def _places(
-    table: Table, column: str, cells: list[list[Any]], names: Sequence[str]
-) -> list[NDArray[np.int64]]:
+def _sets(
+    cells: _Cells, names: Sequence[str], num_labels: int, bad: BadRows
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield which labels the names or ids of each cell are; `bad` is told of any other."""
     order = {name: place for place, name in enumerate(names)}
-    found: list[NDArray[np.int64]] = []
-    bad = BadRows()
+    table, column = cells.table, cells.column
     for row, cell in enumerate(cells):
-        places = []
+        held = np.zeros(num_labels, dtype=bool)
         for item in cell:
             place = order.get(item) if isinstance(item, str) else None
             if type(item) is int and 0 <= item < len(names):
@@ -187,11 +230,9 @@ def _places(
                     f"are {few_of(names)}, or their ids 0..{len(names) - 1}"
                 )
                 continue
-            if place in places:
+            if held[place]:
                 bad.add(
                     f"{table.place(row)}: {column} lists {show(item)} twice; list each label once"
                 )
-            places.append(place)
-        found.append(np.array(places, dtype=np.int64))
-    bad.check()
-    return found
+            held[place] = True
+        yield held

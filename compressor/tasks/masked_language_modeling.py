@@ -52,7 +52,7 @@ from compressor.tasks.metrics import (
     none_of_it,
     ratio,
 )
-from compressor.tasks.outputs import LabelArray, Outputs, Positions, told_apart
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, one_each, told_apart
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.table import BadRows
 from compressor.tasks.text import TextTask
@@ -282,7 +282,7 @@ class MaskedLanguageModeling(TextTask):
 
     def labels_of_changed(self, labels: LabelArray, partners: LabelArray) -> NDArray[Any]:  # noqa: ARG002
         """Return the labels as they are: whatever the text, it says itself what was hidden."""
-        return labels
+        return one_each(labels)
 
     @property
     def losses(self) -> TokenLosses:

@@ -324,7 +324,7 @@ class MultiLabelClassification(TextTask):
             return None
         if truth.labels is None:
             return "has no labels, so nothing but agreement can be scored on it"
-        sets = np.stack(list(truth.labels))
+        sets = _sets(truth.labels)
         if np.all(sets == sets[0]):
             return (
                 "every row has the same labels, so a model that always predicts them is never "
@@ -494,7 +494,10 @@ def set_words(labels: Sets, names: Sequence[str]) -> str:
 
 def _sets(labels: LabelArray) -> Sets:
     """Return the labels of a split, one array for each example, as one."""
-    return np.stack(list(labels)).astype(bool)
+    found = np.empty((len(labels), len(labels[0])), dtype=bool)
+    for row, own in enumerate(labels):
+        found[row] = own
+    return found
 
 
 def _logits(outputs: Outputs) -> NDArray[np.float32]:

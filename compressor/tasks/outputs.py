@@ -17,13 +17,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.tasks.stored_rows import ReadByRow
+
 UNLABELLED = -100  # a target that no output is compared with; PyTorch's ignore_index
 # What a split says of each example, shape (num_examples,): class ids, numbers, or any object that
-# the task's columns make of a cell (dtype object).
-LabelArray = NDArray[Any]
+# the task's columns make of a cell (dtype object, or read by row where it is several values).
+LabelArray = NDArray[Any] | ReadByRow[Any]
 Positions = Sequence[int] | NDArray[np.int64]
 # One array for each example: of one width in one array, else in a list.
 Rows = NDArray[np.float32] | Sequence[NDArray[np.float32]]
+
+
+def one_each(labels: LabelArray) -> NDArray[Any]:
+    """Return labels of a task whose columns give one value, or one object, for each example."""
+    assert isinstance(labels, np.ndarray), "columns of such a task give an array"
+    return labels
 
 
 def told_apart(predictions: Iterable[bytes]) -> NDArray[np.int64]:

@@ -458,9 +458,10 @@ class QuestionAnswering(TextTask):
             return None
         if truth.labels is None:
             return "has no answers, so nothing but agreement can be scored on it"
-        right = [sorted({normalized(item.text) for item in gold}) for gold in truth.labels]
-        if all(item == right[0] for item in right):
-            always = f"{' / '.join(right[0])!r}" if right[0] else _NOTHING
+        right = (sorted({normalized(item.text) for item in gold}) for gold in truth.labels)
+        first = next(right, [])
+        if all(item == first for item in right):
+            always = f"{' / '.join(first)!r}" if first else _NOTHING
             return (
                 f"the right answer to every question is {always}, so a model that always gives it "
                 f"is never wrong; give it rows with other answers too"

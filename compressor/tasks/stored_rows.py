@@ -7,18 +7,22 @@ same ways; nothing keeps what was read.
 from __future__ import annotations
 
 import json
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import EnvironmentMismatch
 from compressor.files import MappedFile
+from compressor.paths import cache_directory
 
 _AT_ONCE = 4096  # rows that are read together when all are
 Value = TypeVar("Value", covariant=True)
 Rows = NDArray[np.int64]
+Places = slice | NDArray[np.int64] | NDArray[np.bool_]  # as numpy takes them
 
 
 class ReadByRow(Sequence[Value], ABC):
@@ -29,16 +33,16 @@ class ReadByRow(Sequence[Value], ABC):
         """Return the values at `rows`, none of which is negative, in their order."""
 
     @abstractmethod
-    def view(self, places: slice) -> Sequence[Value]:
+    def view(self, places: Places) -> ReadByRow[Value]:
         """Return the values at `places` as a sequence that is read by row too."""
 
     @overload
     def __getitem__(self, place: int) -> Value: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Value]: ...
-    def __getitem__(self, place: int | slice) -> Value | Sequence[Value]:
-        """Return the value at a place, or those of a slice as a view."""
-        if isinstance(place, slice):
+    def __getitem__(self, place: Places) -> ReadByRow[Value]: ...
+    def __getitem__(self, place: int | Places) -> Value | ReadByRow[Value]:
+        """Return the value at a place, or those of a slice or an array of places as a view."""
+        if isinstance(place, slice | np.ndarray):
             return self.view(place)
         row = int(place)
         row += len(self) if row < 0 else 0
@@ -89,7 +93,7 @@ class StoredColumn(ReadByRow[Any]):
             start = end
         return found
 
-    def view(self, places: slice) -> Sequence[Any]:
+    def view(self, places: Places) -> ReadByRow[Any]:
         """Return the values at `places`."""
         return MadeByRow((self,), np.arange(len(self))[places], _only)
 
@@ -141,7 +145,7 @@ class MadeByRow(ReadByRow[Value]):
         cells = [rows_of(column, chosen) for column in self._columns]
         return list(map(self._make, chosen.tolist(), *cells))
 
-    def view(self, places: slice) -> Sequence[Value]:
+    def view(self, places: Places) -> ReadByRow[Value]:
         """Return the examples at `places`."""
         return MadeByRow(self._columns, self._rows[places], self._make)
 
@@ -176,7 +180,7 @@ class PartsByRow(ReadByRow[Value]):
         values = [self._apart(value) for value in rows_of(self._whole, needed)]
         return [values[place][own] for place, own in zip(at.tolist(), part.tolist(), strict=True)]
 
-    def view(self, places: slice) -> Sequence[Value]:
+    def view(self, places: Places) -> ReadByRow[Value]:
         """Return the parts at `places`."""
         return PartsByRow(self._whole, self._apart, self._width, self._places[places])
 
@@ -191,3 +195,19 @@ def rows_of(values: Sequence[Value], rows: Rows) -> list[Value]:
 def are_stored(*columns: Sequence[Any]) -> bool:
     """Return whether columns lie in a file, so that they should not be read at once."""
     return all(isinstance(column, ReadByRow) for column in columns)
+
+
+def unnamed_file() -> BinaryIO:
+    """Open a file for rows in the cache directory, without a name and gone with the process.
+
+    Raises `EnvironmentMismatch` where none can be made.
+    """
+    folder = cache_directory() / "rows"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"{folder}: rows of a large file cannot be kept there ({error.strerror or error}); "
+            f"set COMPRESSOR_CACHE to a folder that can be written"
+        ) from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.setting_errors import close_words, did_you_mean, first_repeated, show
 from compressor.tasks.retrieval import Judged
+from compressor.tasks.stored_rows import MadeByRow, are_stored
 
 _MAX_MISTAKES = 5  # bad rows reported; a file of the wrong kind has one in every line
 
@@ -51,10 +52,13 @@ class Table:
                 f"{self.name}: no column '{absent[0]}', and others of the labels are there; name "
                 f"the columns of this file in `label` of its split, or leave all of them out"
             )
-        cells = [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*(self.columns[name] for name in columns), strict=True)
-        ]
+        given = tuple(self.columns[name] for name in columns)
+
+        def cell(row: int, *values: Any) -> dict[str, Any]:  # noqa: ARG001 - of `MadeByRow`
+            return dict(zip(columns, values, strict=True))
+
+        made = MadeByRow(given, np.arange(len(self)), cell)
+        cells = made if are_stored(*given) else list(made)
         return replace(self, columns={**self.columns, ", ".join(columns): cells})
 
     def place(self, row: int) -> str:

@@ -43,7 +43,7 @@ from compressor.tasks.head import (
     require_number,
 )
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
-from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, one_each
 from compressor.tasks.pooling import (
     MODULES,
     longest_read,
@@ -286,14 +286,15 @@ class TextScoring(TextTask):
         """
         if (why := self.untrainable(labels)) is not None:
             raise StepFailed(why)
-        return labels.astype(np.float32)
+        return one_each(labels).astype(np.float32)
 
     def untrainable(self, labels: LabelArray) -> str | None:
         """Return why scores cannot be compared with these labels; None where they can."""
-        if self.activation != "sigmoid" or (labels.min() >= 0 and labels.max() <= 1):
+        numbers = one_each(labels)
+        if self.activation != "sigmoid" or (numbers.min() >= 0 and numbers.max() <= 1):
             return None
         return (
-            f"labels go from {labels.min():g} to {labels.max():g}, and the checkpoint's scores "
+            f"labels go from {numbers.min():g} to {numbers.max():g}, and the checkpoint's scores "
             f"(sigmoid) from 0 to 1; bring the labels into 0..1, such as by dividing them by the "
             f"largest one, or take what reads their order alone: ndcg@10 or spearman, and distill "
             f"with label_weight: 0"
@@ -411,7 +412,7 @@ class TextScoring(TextTask):
         mean = (
             own.mean()
             if baseline.metric != R2.name or truth.labels is None
-            else truth.labels.mean()
+            else one_each(truth.labels).mean()
         )
         found = {
             "a model that gives everything the same score": [np.full(len(own), mean)],
@@ -536,7 +537,7 @@ class TextScoring(TextTask):
 
 
 def _score(metric: str, scores: Floats, truth: Truth, reference: Score | None) -> Score:
-    groups, labels = _groups(truth), truth.labels
+    groups, labels = _groups(truth), _numbers(truth)
     own = scores if reference is None else reference.kept[_SCORES]
     kept = {_SCORES: scores}
     outcomes = ranks_within(scores, groups)
@@ -565,8 +566,12 @@ def _score(metric: str, scores: Floats, truth: Truth, reference: Score | None) -
     return Score(metric, value, len(sums), outcomes, sums=sums, units=groups, kept=kept)
 
 
+def _numbers(truth: Truth) -> Floats | None:
+    return None if truth.labels is None else one_each(truth.labels)
+
+
 def _of_queries(
-    metric: str, scores: Floats, own: Floats, labels: LabelArray | None, groups: Groups
+    metric: str, scores: Floats, own: Floats, labels: Floats | None, groups: Groups
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the metric of each query, and which of them can be ordered better and worse."""
     if metric == CONCORDANCE.name:
@@ -579,7 +584,7 @@ def _of_queries(
 
 
 def _without_order(metric: str, truth: Truth) -> str | None:
-    groups, labels = truth.groups, truth.labels
+    groups, labels = truth.groups, _numbers(truth)
     if groups is None or len(np.unique(groups)) == len(groups):
         return (
             f"has no query with several candidates, which {metric} looks at the order of; name the "

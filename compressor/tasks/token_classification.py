@@ -54,6 +54,7 @@ from compressor.tasks.hiding import (
     log_probabilities,
     without_overlap,
 )
+from compressor.tasks.label_lists import joined as joined_labels
 from compressor.tasks.metrics import (
     AGREEMENT,
     Floats,
@@ -449,7 +450,9 @@ class TokenClassification(TextTask):
         """
         tags, lengths = baseline.kept[_TAGS], baseline.kept[_LENGTHS]
         is_agreement = baseline.metric == AGREEMENT.name or truth.labels is None
-        right = tags if is_agreement else np.concatenate(list(np.asarray(truth.labels)))
+        right = tags
+        if truth.labels is not None and not is_agreement:
+            right = joined_labels(truth.labels, np.int64)
         random = np.random.RandomState(0)
         moves = random.randint(1, max(2, len(tags)), size=DRAWS).tolist()
         found = {

@@ -7,7 +7,7 @@ number of tags than words, tags that are not the checkpoint's, ids that no names
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,9 @@ from compressor.runtime.tags import OUTSIDE, Scheme, SchemeProblem, Tags, read_t
 from compressor.setting_errors import did_you_mean, show
 from compressor.tasks.columns import Columns, Labels, RowKind, cells_of, made_of
 from compressor.tasks.examples import Example, Words
+from compressor.tasks.label_lists import LabelLists
 from compressor.tasks.outputs import LabelArray
+from compressor.tasks.stored_rows import are_stored
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of, verb_for
 
@@ -51,7 +53,7 @@ class WordColumns(Columns):
         names: Sequence[str],
         data_names: Sequence[str] | None,
     ) -> Labels:
-        """Return the class ids of each document's tags, an int64 array for each.
+        """Return the class ids of each document's tags, an int64 array for each, read by row.
 
         Tags are matched to the checkpoint's `names` by name. `data_names` are the names of the
         data's class ids, in their order, where all of them are the checkpoint's; otherwise what the
@@ -61,13 +63,17 @@ class WordColumns(Columns):
         names, and for tags of the scheme IOB1.
         """
         known = _known_tags(names, data_names)
-        bad = BadRows()
-        found = np.empty(len(table), dtype=object)
-        for row, cell in enumerate(table.columns[column]):
-            try:
-                found[row] = known.class_ids(cell)
-            except ValueError as problem:
-                bad.add(f"{table.place(row)}: {column} {problem}")
+        cells, bad = table.columns[column], BadRows()
+
+        def class_ids() -> Iterator[NDArray[np.int64]]:
+            for row, cell in enumerate(cells):
+                try:
+                    yield known.class_ids(cell)
+                except ValueError as problem:
+                    bad.add(f"{table.place(row)}: {column} {problem}")
+
+        fits = np.min_scalar_type(max(0, len(names) - 1))
+        found = LabelLists.of(class_ids(), kept_as=fits, dtype=np.int64, in_file=are_stored(cells))
         bad.check()
         _require_beginnings(table, column, read_tags(names), found)
         return Labels(found)
@@ -225,17 +231,22 @@ def _as_json(names: Sequence[str]) -> str:
     return ", ".join(f'"{place}": {json.dumps(name)}' for place, name in enumerate(names))
 
 
-def _require_beginnings(table: Table, column: str, tags: Tags, found: NDArray[Any]) -> None:
+def _require_beginnings(
+    table: Table, column: str, tags: Tags, found: Iterable[NDArray[np.int64]]
+) -> None:
     """Refuse tags of IOB1, most of whose entities begin with I-, for a checkpoint of IOB2.
 
     Strictly they would be no entities, and what a model does to them would not count.
     """
     if tags.scheme != "IOB2":
         return
-    starts = np.array([tags.starts(document) for document in found]).reshape(-1, 2).sum(axis=0)
-    if starts[1] > starts[0]:
+    proper = improper = 0
+    for document in found:
+        starts = tags.starts(document.tolist())
+        proper, improper = proper + starts[0], improper + starts[1]
+    if improper > proper:
         raise RecipeError(
-            f"{table.name}: {column}: {starts[1]:,} of {starts.sum():,} entities begin with I-, as "
-            f"in the scheme IOB1, and the checkpoint's tags are those of IOB2, where all begin "
-            f"with B-; write the first word of each entity as B-"
+            f"{table.name}: {column}: {improper:,} of {proper + improper:,} entities begin with "
+            f"I-, as in the scheme IOB1, and the checkpoint's tags are those of IOB2, where all "
+            f"begin with B-; write the first word of each entity as B-"
         )

@@ -63,8 +63,9 @@ def augmented(
             examples.append(_changed(joined, change))
     labels = None
     if dataset.labels is not None:
-        own = np.tile(dataset.labels, copies)
-        labels = model.task.labels_of_changed(own, dataset.labels[partners])
+        rows = np.tile(np.arange(len(dataset)), copies)
+        own, theirs = (dataset.labels[places] for places in (rows, np.array(partners)))
+        labels = model.task.labels_of_changed(own, theirs)
     return (
         replace(
             dataset,
