@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable
 
 from compressor.data.splits import Dataset
 from compressor.tasks import texts_of
 
 _KNOWN = "shared text"
+_AT_ONCE = 4096  # rows that are read together
 
 
 def shared_text(splits: Iterable[Dataset]) -> int | None:
@@ -30,15 +32,27 @@ def shared_text(splits: Iterable[Dataset]) -> int | None:
 
 def _shared_text(split: Dataset) -> int | None:
     assert split.groups is not None, "the caller asked"
-    first: dict[int, tuple[bytes, ...]] = {}
-    shared: set[int] = set()
-    for example, group in zip(split.examples, split.groups.tolist(), strict=True):
-        texts = tuple(
-            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            for text in texts_of(example)
-        )
-        if not first:
-            shared = set(range(len(texts)))
-        known = first.setdefault(group, texts)
-        shared = {place for place in shared if texts[place] == known[place]}
-    return shared.pop() if len(shared) == 1 and len(first) < len(split) else None
+    if len(split) == 0:
+        return None
+    num_groups, width = int(split.groups.max()) + 1, len(texts_of(split.examples[0]))
+    # Numbers in arrays: of millions of groups objects would take some hundred bytes each.
+    first = array("Q", bytes(8 * num_groups * width))
+    is_known = bytearray(num_groups)
+    shared = set(range(width))
+    for start in range(0, len(split), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        groups = split.groups[some].tolist()
+        for example, group in zip(split.examples[some], groups, strict=True):
+            texts = array("Q", map(_number_of, texts_of(example)))
+            own = slice(group * width, (group + 1) * width)
+            if not is_known[group]:
+                is_known[group] = True
+                first[own] = texts
+            known = first[own]
+            shared = {place for place in shared if texts[place] == known[place]}
+    return shared.pop() if len(shared) == 1 and sum(is_known) < len(split) else None
+
+
+def _number_of(text: str) -> int:
+    content = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")

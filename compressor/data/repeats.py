@@ -80,12 +80,16 @@ def _digests_of_groups(
     examples: Sequence[Example], groups: NDArray[np.int64], place: int | None
 ) -> Iterator[bytes]:
     """Yield the text of each group that it is told by; where none is, all that it reads."""
+    if place is not None:
+        is_known = bytearray(int(groups.max(initial=-1)) + 1)
+        for example, group in zip(examples, groups, strict=True):
+            if not is_known[group]:
+                is_known[group] = True
+                yield _digest(texts_of(example)[place])
+        return
     found: dict[int, bytes] = {}
     for example, group in zip(examples, groups.tolist(), strict=True):
-        if place is None:
-            found[group] = hashlib.sha256(found.get(group, b"") + _digest(example)).digest()
-        elif group not in found:
-            found[group] = _digest(texts_of(example)[place])
+        found[group] = hashlib.sha256(found.get(group, b"") + _digest(example)).digest()
     yield from found.values()
 
 
