@@ -94,6 +94,8 @@ _OWN_WORK = {
     "evaluation": "evaluation",
     "export": "export of a model whose weights alone changed",
     "run": "a whole run",
+    "first run": "a whole run, the first of a kind of checkpoint",
+    "next run": "a whole run of a kind that was traced before",
 }
 # Of the tables of rows: what a budget is, what share of predictions differs, how many rows there
 # are.
