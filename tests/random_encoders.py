@@ -11,8 +11,8 @@ import transformers
 
 from compressor.models.conv1d import make_linear
 from compressor.models.families import FAMILIES, EncoderParts
+from compressor.tasks.feature_vector import FeatureVector
 from compressor.tasks.image_encoder import AutoImageEncoder
-from compressor.tasks.image_vectors import ImageVector
 
 SIZES = {
     "hidden_size": 32,
@@ -167,7 +167,7 @@ class EncoderFactory:
                 auto = transformers.AutoModelForTextEncoding
         if model_type == "dinov3_vit":  # whose own class takes its layers for the whole
             config._attn_implementation = attention
-            module = AutoImageEncoder(ImageVector("cls")).from_config(config, dtype=torch.float32)
+            module = AutoImageEncoder(FeatureVector("cls")).from_config(config, dtype=torch.float32)
         else:
             module = auto.from_config(config, attn_implementation=attention)
         module.eval()

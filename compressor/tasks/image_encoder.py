@@ -9,7 +9,7 @@ saved is the plain encoder or, where vectors are projected, what transformers ca
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
-from compressor.tasks.image_vectors import KEY, ImageVector
+from compressor.tasks.feature_encoder import finished, kept_width
+from compressor.tasks.feature_encoder import vector_of as stored_vector
+from compressor.tasks.feature_vector import FeatureVector
+from compressor.tasks.image_vectors import KEY
 
 _PROJECTION = "visual_projection"  # the attribute that holds the projection, as in CLIP
 
@@ -35,29 +37,15 @@ class ImageFeaturesOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-def vector_of(module: Any) -> ImageVector:
+def vector_of(module: Any) -> FeatureVector:
     """Return how an image encoder makes its vectors."""
-    return ImageVector.from_dict(getattr(module.config, KEY))
+    return stored_vector(module.config, KEY)
 
 
 def feature_width(config: Any) -> int:
     """Return how many numbers the vectors of an image encoder have, by its configuration."""
-    vector = ImageVector.from_dict(getattr(config, KEY))
-    whole = int(config.projection_dim if vector.mode == "projection" else config.hidden_size)
-    return whole if vector.dimensions is None else min(vector.dimensions, whole)
-
-
-def cut_features(module: Any, dimensions: int) -> None:
-    """Leave out all numbers of the vectors after the first `dimensions`, in place.
-
-    Where vectors were scaled to length 1, those that are left are again. Raises `ValueError` unless
-    there are more.
-    """
-    width = feature_width(module.config)
-    if dimensions >= width:
-        raise ValueError(f"vectors have {width} numbers, so there is nothing to leave out")
-    changed = replace(vector_of(module), dimensions=dimensions)
-    setattr(module.config, KEY, changed.to_dict())
+    is_projected = stored_vector(config, KEY).mode == "projection"
+    return kept_width(config, KEY, config.projection_dim if is_projected else config.hidden_size)
 
 
 def _initialise(self: Any, config: Any, base: type[Any]) -> None:
@@ -83,12 +71,10 @@ def _forward(self: Any, pixel_values: Tensor, **wanted: Any) -> ImageFeaturesOut
         found = inside.pooler_output
     if vector.mode == "projection":
         found = getattr(self, _PROJECTION)(found)
-    if vector.dimensions is not None:
-        found = found[:, : vector.dimensions]
-    if vector.normalize:
-        found = functional.normalize(found, dim=-1)
     return ImageFeaturesOutput(
-        image_embeds=found, hidden_states=inside.hidden_states, attentions=inside.attentions
+        image_embeds=finished(found, vector),
+        hidden_states=inside.hidden_states,
+        attentions=inside.attentions,
     )
 
 
@@ -134,7 +120,7 @@ def _prefix(base: type[Any]) -> str:
 class AutoImageEncoder:
     """Chooses the class by the configuration, as transformers' auto classes do."""
 
-    vector: ImageVector
+    vector: FeatureVector
 
     @property
     def _model_mapping(self) -> Any:

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.measurements import Score
-from compressor.tasks.base import Ability, Guess, Truth
+from compressor.tasks.base import Guess, Truth
 from compressor.tasks.columns import Columns, UnlabelledImageColumns
-from compressor.tasks.examples import identity_of, image_of
+from compressor.tasks.examples import Example, image_of
+from compressor.tasks.feature_vector import FeatureVector
+from compressor.tasks.features import NEIGHBOUR_AGREEMENT, FeatureTask, same
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.image_task import PIXELS_CODE, PIXELS_WORDS, ImageTask
 from compressor.tasks.image_texts import KEY as TEXTS_KEY
 from compressor.tasks.image_texts import ImageTexts
 from compressor.tasks.image_vectors import (
+    KEY,
     OF_TEXTS,
     is_pair,
     read_vector,
@@ -32,38 +35,18 @@ from compressor.tasks.image_vectors import (
     tower_of,
 )
 from compressor.tasks.metrics import Metric, UsualDrop
-from compressor.tasks.outputs import Outputs
 from compressor.tasks.pixels import thumbnails
-from compressor.tasks.pooling import Pooling, PoolingMode, read_config
+from compressor.tasks.pooling import read_config
 from compressor.tasks.report_words import ReportWords
-from compressor.tasks.similarity import candidates, cosines, nearest, to_the_mean
 from compressor.tasks.vectors import (
     BYTES_CODE,
     SIMILARITIES_CODE,
     VECTORS,
-    VectorTask,
     cosine_metrics,
     guess_of,
-    reference_vectors,
-    too_few,
-    vectors_of,
 )
 
 IMAGE_COSINE, IMAGE_COSINE_P5 = cosine_metrics("image_cosine", "image")
-_COSINES = {metric.name: metric for metric in (IMAGE_COSINE, IMAGE_COSINE_P5)}
-NEIGHBOUR_AGREEMENT = Metric(
-    "neighbour_agreement",
-    "neighbour agreement",
-    "the share of images whose nearest other image of the split, by cosine similarity, is the one "
-    "that is nearest by the untouched checkpoint's vectors",
-    "mean",
-    label_free=True,
-    unit="image",
-    units="images",
-    usual_drop=UsualDrop(0.01, 0.06, 0.15),
-    most_drop=0.15,
-    most_pruned_drop=0.0,
-)
 ZERO_SHOT_AGREEMENT = Metric(
     "zero_shot_agreement",
     "zero-shot agreement",
@@ -88,20 +71,20 @@ _BYTES_CODE = f"""\
 
 
 @dataclass(frozen=True)
-class ImageFeatures(VectorTask, ImageTask):
+class ImageFeatures(FeatureTask, ImageTask):
     """Vectors of an encoder of images, or of that in a pair with one of texts.
 
-    `pooling` and `normalize` are what the recipe says about how a vector is made of the states of
-    patches; None leaves it to the checkpoint. `zero_shot` are texts to see images beside.
+    `zero_shot` are texts to see images beside.
     """
 
-    pooling: PoolingMode | None = None
-    normalize: bool | None = None
     zero_shot: ImageTexts | None = None
 
     name: ClassVar[str] = "image-features"
-    head: ClassVar[str] = "Model"
     other_heads: ClassVar[tuple[str, ...]] = ("VisionModelWithProjection",)
+    noun: ClassVar[str] = "image"
+    key: ClassVar[str] = KEY
+    cosine_of: ClassVar[tuple[Metric, Metric]] = (IMAGE_COSINE, IMAGE_COSINE_P5)
+    only_compares: ClassVar[str] = "where images are light and dark"
     output: ClassVar[str] = "image_embeds"  # as transformers' CLIPVisionModelWithProjection
     metrics: ClassVar[tuple[Metric, ...]] = (
         IMAGE_COSINE,
@@ -109,7 +92,6 @@ class ImageFeatures(VectorTask, ImageTask):
         NEIGHBOUR_AGREEMENT,
         ZERO_SHOT_AGREEMENT,
     )
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors", "blends"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         inputs=PIXELS_WORDS,
@@ -187,24 +169,17 @@ class ImageFeatures(VectorTask, ImageTask):
         """Return what makes vectors around a plain encoder, as checkpoint or recipe say."""
         from compressor.tasks.image_encoder import AutoImageEncoder
 
-        vector = read_vector(directory, mode=self.pooling, normalize=self.normalize)
-        return AutoImageEncoder(vector)
+        return AutoImageEncoder(self.vector(directory))
 
-    def how_pooled(self, directory: Path) -> Pooling:
+    def vector(self, directory: Path) -> FeatureVector:
         """Return how vectors are made, by the files in `directory`, else by the recipe."""
-        return read_vector(directory, mode=self.pooling, normalize=self.normalize).pooling()
+        return read_vector(directory, mode=self.pooling, normalize=self.normalize)
 
     def vector_width(self, config: Any) -> int:
         """Return how many numbers a vector has."""
         from compressor.tasks.image_encoder import feature_width
 
         return feature_width(config)
-
-    def cut_vectors(self, module: Any, dimensions: int) -> None:
-        """Cut vectors as config.json will say; raises `ValueError` as the base does."""
-        from compressor.tasks.image_encoder import cut_features
-
-        cut_features(module, dimensions)
 
     def saved_module(self, module: Any) -> Any:
         """Return the plain encoder, or the whole where transformers has a class that projects."""
@@ -216,35 +191,22 @@ class ImageFeatures(VectorTask, ImageTask):
         """Return images alone."""
         return UnlabelledImageColumns()
 
-    def identities(self, truth: Truth) -> Sequence[bytes | None]:
-        """Return digests of the pixels."""
-        return [identity_of(example) for example in truth.examples]
+    def outlines(self, examples: Sequence[Example]) -> NDArray[np.float32]:
+        """Return small grey copies."""
+        return thumbnails(image for item in examples if (image := image_of(item)) is not None)
 
-    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
-        """Score vectors of shape `(num_images, width)`; the outcome is the nearest other image.
+    def other_score(
+        self, metric: str, before: NDArray[np.float32], after: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], float]:
+        """Return `zero_shot_agreement`: the share of images whose nearest text is the one before.
 
-        `image_cosine` is the mean cosine similarity of each vector and the untouched checkpoint's
-        of the same image, `neighbour_agreement` the share of images whose nearest other image is
-        the one by the untouched checkpoint's vectors, `zero_shot_agreement` that of those whose
-        nearest text is.
+        Raises `KeyError` for another metric.
         """
-        reference, vectors = truth.reference, vectors_of(outputs)
-        of_cosines = _COSINES.get(metric)
-        before = reference_vectors(vectors, truth, same_width=of_cosines is not None)
-        outcomes = nearest(vectors, self.identities(truth), 1)[:, 0]
-        if of_cosines is not None:
-            shares = cosines(before, vectors)
-            value = of_cosines.value_of(shares)
-        elif metric == NEIGHBOUR_AGREEMENT.name:
-            shares = _same(outcomes if reference is None else reference.outcomes, outcomes)
-            value = NEIGHBOUR_AGREEMENT.value_of(shares)
-        elif metric == ZERO_SHOT_AGREEMENT.name:
-            assert self.zero_shot is not None, "unscorable was asked"
-            shares = _same(self.zero_shot.nearest(before), self.zero_shot.nearest(vectors))
-            value = ZERO_SHOT_AGREEMENT.value_of(shares)
-        else:
+        if metric != ZERO_SHOT_AGREEMENT.name:
             raise KeyError(metric)
-        return Score(metric, value, len(shares), outcomes, shares=shares, kept={VECTORS: vectors})
+        assert self.zero_shot is not None, "unscorable was asked"
+        shares = same(self.zero_shot.nearest(before), self.zero_shot.nearest(after))
+        return shares, ZERO_SHOT_AGREEMENT.value_of(shares)
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that there are too few different images, or no texts to compare them with."""
@@ -253,49 +215,17 @@ class ImageFeatures(VectorTask, ImageTask):
                 f"{metric} compares images with texts; list them as model.zero_shot, or take "
                 f"{NEIGHBOUR_AGREEMENT.name}"
             )
-        return too_few(len(candidates(self.identities(truth))), "image")
+        return super().unscorable(metric, truth)
 
-    def guesses(
-        self,
-        baseline: Score,
-        truth: Truth,
-        labels: Sequence[str],  # noqa: ARG002 - it has none
-    ) -> tuple[Guess, ...]:
+    def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
         """Return what vectors score that know nothing of what is in an image.
 
-        For cosines the one vector that is nearest to all; for `zero_shot_agreement` the text that
-        is nearest to most; for `neighbour_agreement` the image that is nearest to most, and that
-        whose small grey copy is nearest, as random weights find it.
+        For `zero_shot_agreement` the text that is nearest to most.
         """
-        if baseline.metric == ZERO_SHOT_AGREEMENT.name:
-            assert self.zero_shot is not None, "unscorable was asked"
-            found = self.zero_shot.nearest(baseline.kept[VECTORS])
-            alike = np.full_like(found, np.bincount(found).argmax())
-            who = "a model that finds the same text for every image"
-            return (guess_of(who, baseline, _same(found, alike)),)
-        if (of_cosines := _COSINES.get(baseline.metric)) is not None:
-            one, who = (
-                to_the_mean(baseline.kept[VECTORS]),
-                "a model that gives every image the same vector",
-            )
-            return (guess_of(who, baseline, one, value=of_cosines.value_of(one)),)
-        usual = np.bincount(baseline.outcomes).argmax()
-        alike = np.full_like(baseline.outcomes, usual)
-        images = (image for item in truth.examples if (image := image_of(item)) is not None)
-        shades = nearest(thumbnails(images), self.identities(truth), 1)[:, 0]
-        return (
-            guess_of(
-                "a model that finds the same image for every image",
-                baseline,
-                _same(baseline.outcomes, alike),
-            ),
-            guess_of(
-                "a model that only compares where images are light and dark",
-                baseline,
-                _same(baseline.outcomes, shades),
-            ),
-        )
-
-
-def _same(before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray(before == after, dtype=np.float64)
+        if baseline.metric != ZERO_SHOT_AGREEMENT.name:
+            return super().guesses(baseline, truth, labels)
+        assert self.zero_shot is not None, "unscorable was asked"
+        found = self.zero_shot.nearest(baseline.kept[VECTORS])
+        alike = np.full_like(found, np.bincount(found).argmax())
+        who = "a model that finds the same text for every image"
+        return (guess_of(who, baseline, same(found, alike)),)

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.tasks.feature_vector import (
+    FeatureVector,
+    VectorMode,
+    require_same,
+    stored_vector,
+)
 from compressor.tasks.head import ConfigFile
-from compressor.tasks.pooling import Pooling, read_config
+from compressor.tasks.pooling import read_config
 
 KEY = "image_features"  # of config.json, where what is saved says how vectors are made
-# cls: the state of the class token. patch_mean: the mean over patches, without class token and
-# registers. pooler: the encoder's own pooled output. projection: that, through CLIP's projection.
-VectorMode = Literal["cls", "patch_mean", "pooler", "projection"]
+_MODES: tuple[VectorMode, ...] = ("cls", "patch_mean", "pooler", "projection")
 _ASKED: Mapping[str, VectorMode] = {"cls": "cls", "mean": "patch_mean"}  # by `model.pooling`
 
 
@@ -61,38 +64,6 @@ OF_TEXTS = re.compile(r"^(text_model|text_projection|logit_scale|logit_bias)(\.|
 _PROJECTS = "VisionModelWithProjection"  # how the names of architectures end that project
 
 
-@dataclass(frozen=True)
-class ImageVector:
-    """How vectors are made, and which file says so (None: the recipe, or what is usual).
-
-    `dimensions` are how many numbers of a vector stay, the first ones, before it gets length 1;
-    None leaves it whole.
-    """
-
-    mode: VectorMode
-    normalize: bool = False
-    first_patch: int = 1  # states before those of patches
-    source: str | None = None
-    dimensions: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain types that JSON can hold."""
-        content = asdict(self)
-        del content["source"]
-        if self.dimensions is None:
-            del content["dimensions"]
-        return content
-
-    @classmethod
-    def from_dict(cls, content: ConfigFile) -> ImageVector:
-        """Return what `to_dict` made plain; raises `TypeError` for other keys."""
-        return cls(**content)
-
-    def pooling(self) -> Pooling:
-        """Return what a report says about it."""
-        return Pooling(self.mode, self.normalize, self.source)
-
-
 def is_pair(config: ConfigFile) -> bool:
     """Return whether config.json is of an encoder of texts with one of images."""
     return _TOWER in config
@@ -123,7 +94,7 @@ def tower_of(config: ConfigFile) -> ConfigFile:
 
 def read_vector(
     directory: Path, *, mode: str | None = None, normalize: bool | None = None
-) -> ImageVector:
+) -> FeatureVector:
     """Return how a checkpoint's vectors are made: by its files, else by the recipe, else as usual.
 
     `mode` and `normalize` are what the recipe says, None where it says nothing. Raises
@@ -134,8 +105,8 @@ def read_vector(
     place = directory / "config.json"
     stored = config.get(KEY)
     if stored is not None:
-        found = _stored(place, stored)
-        _require_same(found, mode, normalize)
+        found = stored_vector(place, KEY, stored, _MODES)
+        require_same(found, _ASKED, mode, normalize)
         return found
     kind = str(tower_of(config).get("model_type"))
     way = _WAYS.get(kind)
@@ -155,7 +126,7 @@ def read_vector(
     if mode is None:
         usual = _usual(config, way)
         source = "config.json" if usual == "projection" else None
-        return ImageVector(usual, bool(normalize), first, source)
+        return FeatureVector(usual, bool(normalize), first, source)
     if mode not in _ASKED:
         raise RecipeError(
             [f"model.pooling: images have no {mode}; give one of {', '.join(_ASKED)}, or remove it"]
@@ -167,7 +138,7 @@ def read_vector(
                 f"its own; remove it"
             ]
         )
-    return ImageVector(_ASKED[mode], bool(normalize), first)
+    return FeatureVector(_ASKED[mode], bool(normalize), first)
 
 
 def _usual(config: ConfigFile, way: _Way) -> VectorMode:
@@ -179,44 +150,3 @@ def _usual(config: ConfigFile, way: _Way) -> VectorMode:
     if way.mode == "pooler" and tower_of(config).get("vision_use_head") is False:
         return "patch_mean"  # SigLIP without its attention over patches
     return way.mode
-
-
-def _stored(place: Path, stored: Any) -> ImageVector:
-    try:
-        found = ImageVector.from_dict({**stored, "source": "config.json"})
-    except TypeError as error:
-        raise EnvironmentMismatch(f"{place}: {KEY} cannot be read ({error}); copy it again") from (
-            error
-        )
-    known = ("cls", "patch_mean", "pooler", "projection")
-    if found.mode not in known or type(found.normalize) is not bool:
-        raise EnvironmentMismatch(
-            f"{place}: mode of {KEY} must be one of {', '.join(known)}, and normalize true or "
-            f"false, got {stored!r}"
-        )
-    if type(found.first_patch) is not int or found.first_patch < 0:
-        raise EnvironmentMismatch(
-            f"{place}: first_patch of {KEY} must be a whole number, 0 or more, got {stored!r}"
-        )
-    dimensions = found.dimensions
-    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
-        raise EnvironmentMismatch(
-            f"{place}: dimensions of {KEY} must be a whole number, 1 or more, got {stored!r}"
-        )
-    return found
-
-
-def _require_same(found: ImageVector, mode: str | None, normalize: bool | None) -> None:
-    mistakes = []
-    if mode is not None and _ASKED.get(mode) != found.mode:
-        mistakes.append(
-            f"model.pooling: is {mode}, but config.json of the checkpoint says {found.mode}, and "
-            f"its vectors would become others; remove it"
-        )
-    if normalize is not None and normalize != found.normalize:
-        mistakes.append(
-            f"model.normalize: is {str(normalize).lower()}, but config.json of the checkpoint says "
-            f"{str(found.normalize).lower()}, and its vectors would become others; remove it"
-        )
-    if mistakes:
-        raise RecipeError(mistakes)

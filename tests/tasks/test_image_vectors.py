@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.tasks.image_vectors import ImageVector, read_vector, reads_images, tower_of
+from compressor.tasks.feature_vector import FeatureVector
+from compressor.tasks.image_vectors import read_vector, reads_images, tower_of
 
 TOWER = {"hidden_size": 8, "patch_size": 4}
 
@@ -54,7 +55,7 @@ def test_each_family_has_its_own_vectors(
 def test_a_recipe_chooses_where_the_encoder_has_no_layers_for_it(tmp_path: Path):
     folder = checkpoint(tmp_path, model_type="dinov2_with_registers")
     found = read_vector(folder, mode="mean", normalize=True)
-    assert found == ImageVector("patch_mean", normalize=True, first_patch=5)
+    assert found == FeatureVector("patch_mean", normalize=True, first_patch=5)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_an_encoder_whose_vectors_nobody_knows_is_refused(tmp_path: Path):
 
 
 def test_what_was_saved_is_read_again_and_not_contradicted(tmp_path: Path):
-    stored = ImageVector("patch_mean", normalize=True, first_patch=5).to_dict()
+    stored = FeatureVector("patch_mean", normalize=True, first_patch=5).to_dict()
     folder = checkpoint(tmp_path, model_type="vit", image_features=stored)
     found = read_vector(folder)
     assert (found.mode, found.normalize, found.first_patch) == ("patch_mean", True, 5)
