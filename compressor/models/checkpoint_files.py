@@ -112,12 +112,7 @@ class CheckpointFiles:
             task = self._task_of_head()
             if task is not None and task_class(task).input_column == "audio":
                 return task
-            raise EnvironmentMismatch(
-                f"{self.name}: model type '{kind}' reads sound, and of that "
-                f"{', '.join(self.architectures) or 'nothing'} is for no task; give a checkpoint "
-                f"that was fine-tuned for one of {known}, of sounds one of type "
-                f"{', '.join(READS_SAMPLES)}"
-            )
+            raise self._no_task_of_sound(kind)
         known_heads = tuple(kind.head for kind in map(task_class, task_names()) if kind.has_head)
         gives = other_head([item for item in self.architectures if not item.endswith(known_heads)])
         if gives is None and (task := self._task_of_head()) is not None:
@@ -132,6 +127,33 @@ class CheckpointFiles:
             f"{self.name}: cannot tell the task from architectures {list(self.architectures)}; "
             f"set model.task to one of {known}, or give a fine-tuned checkpoint"
         )
+
+    def _no_task_of_sound(self, kind: str) -> EnvironmentMismatch:
+        """Say what a checkpoint that reads sound gives, and what can be done with it."""
+        gives = other_head(self.architectures)
+        if gives is None or kind not in READS_SAMPLES:
+            named = ", ".join(self.architectures) or "nothing"
+            gives = f"model type '{kind}' reads sound, and of that {named} is for no task"
+        else:
+            gives += ", and no task is for that"
+        sounds = [name for name in task_names() if task_class(name).input_column == "audio"]
+        advice = (
+            f"give a checkpoint for one of {', '.join(sounds)}, of type {', '.join(READS_SAMPLES)}"
+        )
+        if (vectors := self._vectors_of_sound()) is not None:
+            advice += f", or set model.task: {vectors} for the vectors of its encoder"
+        return EnvironmentMismatch(f"{self.name}: {gives}; {advice}")
+
+    def _vectors_of_sound(self) -> str | None:
+        """Return the task for the vectors of an encoder of sound, None where it gives none."""
+        task = self._vector_task()
+        if task_class(task).input_column != "audio":
+            return None
+        try:
+            self.require_head(task)
+        except EnvironmentMismatch:
+            return None
+        return task
 
     def _task_of_head(self) -> str | None:
         """Return the task that the head is for, None where it is for none; as `require_head`."""
@@ -149,13 +171,21 @@ class CheckpointFiles:
     def require_head(self, task: str) -> None:
         """Raise `EnvironmentMismatch` unless the head is one whose outputs `task` can judge."""
         kind = task_class(task)
-        if not kind.has_head:
-            return
+        if kind.has_head:
+            self._require_own_head(kind)
+        try:
+            kind.check_head(self.config, self.tensors, self._about())
+        except HeadProblem as error:
+            raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
+        self.labels_for(kind)  # raises for names that no file can hold
+
+    def _require_own_head(self, kind: type[Task]) -> None:
+        """Raise `EnvironmentMismatch` for a head of another task, and where there is none."""
         saved_for = [name for name in self.architectures if not name.endswith(kind.head)]
         if gives := other_head(saved_for):
             raise EnvironmentMismatch(
-                f"{self.name}: {gives}, which is not {task}; give a checkpoint whose architecture "
-                f"ends with {kind.head}"
+                f"{self.name}: {gives}, which is not {kind.name}; give a checkpoint whose "
+                f"architecture ends with {kind.head}"
             )
         if is_headless(saved_for, self.tensors):
             vectors = f", or set model.task: {self._vector_task()} for its vectors"
@@ -165,11 +195,6 @@ class CheckpointFiles:
                 f"checkpoint without its fine-tuned head must be fine-tuned first"
                 f"{vectors if same else ''}"
             )
-        try:
-            kind.check_head(self.config, self.tensors, self._about())
-        except HeadProblem as error:
-            raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
-        self.labels_for(kind)  # raises for names that no file can hold
 
     def of_task(self, task: Task | type[Task]) -> CheckpointFiles:
         """Return the checkpoint with what config.json says of the part that the task reads."""

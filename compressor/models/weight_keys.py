@@ -22,6 +22,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.weight_files import shown
+from compressor.runtime.sounds import READS_SAMPLES
+from compressor.tasks.audio_vectors import OF_DECODER
 from compressor.tasks.image_vectors import OF_TEXTS
 from compressor.words import counted, verb_for
 
@@ -107,6 +109,10 @@ def _head_is_unread(look: _Look, key: str) -> bool:  # noqa: ARG001
     return not look.reads_head
 
 
+def _is_beside_sounds(look: _Look, key: str) -> bool:  # noqa: ARG001
+    return not look.reads_head and look.files.config["model_type"] in READS_SAMPLES
+
+
 def _has_no_such_part(look: _Look, key: str) -> bool:
     """Return whether the model has nothing under the first name of `key`, so that none is read."""
     first = key.partition(".")[0] + "."
@@ -163,6 +169,12 @@ _HARMLESS: tuple[tuple[str, Callable[[_Look, str], bool], str], ...] = (
         _always,
         "a layer of pretraining that the class for this task does not have",
     ),
+    (
+        r"^(projector|project_hid|project_q|quantizer)\.|^layer_weights$",
+        _is_beside_sounds,
+        "a head beside an encoder of sound, and only that is read",
+    ),
+    (OF_DECODER.pattern, _is_beside_sounds, "Whisper's decoder, and only the encoder is read"),
     (_POOLER.pattern, _head_is_unread, "vectors are made of the states before it"),
     (_HEADS.pattern, _head_is_unread, "another head beside the encoder, and only that is read"),
     (

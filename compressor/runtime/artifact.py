@@ -19,6 +19,7 @@ from .session import Graph, opening_of, require_runtime, weights_beside
 # The module and the class of what reads for a task; it is loaded where an artifact asks for it.
 READERS: dict[str, tuple[str, str]] = {
     "audio-classification": ("read_sounds", "SoundReader"),
+    "audio-features": ("read_sounds", "SoundVectorReader"),
     "image-classification": ("read_images", "ImageReader"),
     "image-features": ("read_images", "ImageVectorReader"),
     "masked-language-modeling": ("read_blanks", "FillReader"),

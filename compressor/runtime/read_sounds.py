@@ -1,10 +1,10 @@
-"""Labels of sounds, whose features NumPy computes."""
+"""Labels and vectors of sounds, whose features NumPy computes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,3 +50,15 @@ class SoundReader(Reader):
     ) -> Sequence[Any] | NDArray[Any]:
         """Return the label with the largest logit of each sound."""
         return chosen_labels(self.rows(graph, examples, batch_size), self.labels)
+
+
+class SoundVectorReader(SoundReader):
+    """One vector for each sound."""
+
+    output: ClassVar[str] = "audio_embeds"
+
+    def predictions(
+        self, graph: Graph, examples: Sequence[Any], batch_size: int
+    ) -> Sequence[Any] | NDArray[Any]:
+        """Return the vectors, as the graph gives them."""
+        return self.rows(graph, examples, batch_size)

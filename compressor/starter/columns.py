@@ -238,9 +238,11 @@ def _texts_to_embed(rows: _Rows) -> Guess:
 def _unlabelled_files(rows: _Rows) -> Guess:
     given = rows.asked.inputs
     if rows.asked.label is not None:
-        raise RecipeError("--label: vectors of images are judged without labels; leave it out")
+        raise RecipeError(
+            "--label: vectors of images and sounds are judged without labels; leave it out"
+        )
     if len(given) > 1:
-        raise RecipeError(f"--text: one column of images, got {len(given)}")
+        raise RecipeError(f"--text: one column of images or sounds, got {len(given)}")
     return Guess(given or _file(rows.place, rows.columns), None)
 
 
@@ -361,6 +363,7 @@ _RULES: Mapping[RowKind, Callable[[_Rows], Guess]] = {
     "images": _files_and_classes,
     "sounds": _files_and_classes,
     "unlabelled images": _unlabelled_files,
+    "unlabelled sounds": _unlabelled_files,
     "label sets": _texts_and_label_sets,
     "words": _words_and_tags,
     "sentences": _texts_to_embed,

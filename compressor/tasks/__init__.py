@@ -82,6 +82,7 @@ __all__ = [
 # Each word that `model.task` accepts, with the class behind it, imported when it is asked for.
 TASKS: dict[str, str] = {
     "audio-classification": "compressor.tasks.audio_classification:AudioClassification",
+    "audio-features": "compressor.tasks.audio_features:AudioFeatures",
     "image-classification": "compressor.tasks.image_classification:ImageClassification",
     "image-features": "compressor.tasks.image_features:ImageFeatures",
     "masked-language-modeling": "compressor.tasks.masked_language_modeling:MaskedLanguageModeling",

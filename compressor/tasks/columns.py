@@ -59,6 +59,7 @@ RowKind = Literal[
     "images",
     "unlabelled images",
     "sounds",
+    "unlabelled sounds",
     "label sets",
     "words",
     "sentences",
@@ -422,10 +423,9 @@ class ImageColumns(Columns):
         return images
 
 
-class UnlabelledImageColumns(ImageColumns):
-    """Images alone."""
+class Unlabelled(Columns):
+    """Rows of inputs alone, of which a model gives vectors."""
 
-    holds: ClassVar[RowKind] = "unlabelled images"
     names_labels: ClassVar[bool] = False
 
     @property
@@ -444,6 +444,12 @@ class UnlabelledImageColumns(ImageColumns):
         return Labels()
 
 
+class UnlabelledImageColumns(Unlabelled, ImageColumns):
+    """Images alone."""
+
+    holds: ClassVar[RowKind] = "unlabelled images"
+
+
 class SoundColumns(Columns):
     """Sounds, with class ids."""
 
@@ -460,6 +466,12 @@ class SoundColumns(Columns):
         for sound in sounds:
             _ = sound.identity  # reads it, and raises here for one that cannot be
         return sounds
+
+
+class UnlabelledSoundColumns(Unlabelled, SoundColumns):
+    """Sounds alone."""
+
+    holds: ClassVar[RowKind] = "unlabelled sounds"
 
 
 def text_problem(value: Any) -> str | None:

@@ -38,9 +38,9 @@ _OTHER_HEADS: Mapping[str, str] = {
     "Segmentation": "labels the pixels of an image",
     "ForDepthEstimation": "estimates the depth of an image",
     "ForAudioClassification": "labels sound",
-    "ForAudioFrameClassification": "labels sound",
+    "ForAudioFrameClassification": "labels the frames of a sound",
     "ForVideoClassification": "labels videos",
-    "ForXVector": "gives vectors of sound",
+    "ForXVector": "gives vectors of speakers by layers of its own",
     "ForCTC": "transcribes speech",
     "ForSpeechSeq2Seq": "transcribes speech",
 }

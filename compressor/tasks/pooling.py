@@ -64,6 +64,9 @@ MODE_WORDS: dict[str, str] = {
     "lasttoken": "the state of the last token",
     # Of images:
     "patch_mean": "the mean of the states of all patches",
+    # Of sounds:
+    "frame_mean": "the mean of the states of all frames that are no padding",
+    # Of both:
     "pooler": "what the encoder's own pooling gives",
     "projection": "what the encoder's own pooling gives, projected",
 }

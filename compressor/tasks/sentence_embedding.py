@@ -20,6 +20,7 @@ from compressor.errors import RecipeError
 from compressor.measurements import Score
 from compressor.runtime.given import given_texts
 from compressor.runtime.prompts import Prompted, keep_prompts, prompts_of
+from compressor.tasks.audio_vectors import reads_sounds
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -196,8 +197,8 @@ class SentenceEmbedding(VectorTask, TextTask):
 
     @classmethod
     def is_for(cls, config: ConfigFile) -> bool:
-        """Return whether config.json is not of an encoder of images."""
-        return not reads_images(config)
+        """Return whether config.json is of an encoder neither of images nor of sounds."""
+        return not reads_images(config) and not reads_sounds(config)
 
     @classmethod
     def metric_of_any_rows(cls, *, labelled: bool, searches: bool = False) -> str:

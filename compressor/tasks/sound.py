@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from compressor.words import counted
 # Bytes that no file holds: what programs such as ffmpeg and sox say when they write to a pipe.
 _LENGTH_UNKNOWN = 0x7FFF_F000
 _LOUDEST = 16.0  # of floats: a little above 1 is usual, and what is far above is another scale
+_PARTS = 16  # of a sound, whose loudness is taken
+_QUIETEST = 1e-10  # power that is added, so that silence has a logarithm
 _WHOLE, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # formats, the last of which names another one
 
 
@@ -130,6 +133,22 @@ class _Form:
     def frame(self) -> int:
         """Return the bytes of a sample of all channels."""
         return self.width * self.channels
+
+
+def loudness(sounds: Iterable[Samples]) -> NDArray[np.float32]:
+    """Return how long sounds are and how loud in each of 16 parts, shape `(num_sounds, 17)`.
+
+    Loudness is the logarithm of the root mean square. Both are counted from the mean over all
+    sounds, so that those of each by itself tell little.
+    """
+    found = []
+    for samples in sounds:
+        parts = [part for part in np.array_split(samples, _PARTS) if len(part)]
+        power = [float(np.square(part, dtype=np.float64).mean()) for part in parts]
+        power += power[-1:] * (_PARTS - len(parts))
+        found.append([np.log(len(samples)), *(np.log(np.array(power) + _QUIETEST) / 2)])
+    values = np.array(found)
+    return np.asarray(values - values.mean(axis=0), dtype=np.float32)
 
 
 def _parts_of(content: bytes) -> tuple[_Form, bytes, int]:

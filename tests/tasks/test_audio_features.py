@@ -1,0 +1,136 @@
+"""Vectors of sounds are transformers' own, and judged by their angles and their neighbours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+from conftest import TINY
+from numpy.typing import NDArray
+from tasks.test_audio_classification import CONVOLUTIONS, RATE, save, tones
+
+from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.export.to_onnx import export_onnx
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
+from compressor.tasks import Truth, load_task
+from compressor.tasks.outputs import Vectors
+from compressor.tasks.sound import Sound, loudness
+
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+LENGTH = 6000  # at which models that normalise over a whole sound read all of them
+
+
+def of_samples(kind: str, ending: str = "Model", norm: str = "layer", **more: Any) -> Any:
+    sizes = {name: value for name, value in CONVOLUTIONS.items() if name != "classifier_proj_size"}
+    config = getattr(transformers, f"{kind}Config")(
+        **{**TINY, **sizes, "feat_extract_norm": norm, "do_stable_layer_norm": True, **more}
+    )
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer")
+    return getattr(transformers, f"{kind}{ending}")(config), extractor
+
+
+def whisper(ending: str = "Model") -> Any:
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64,
+        decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=32, num_mel_bins=16,
+        max_source_positions=50, vocab_size=50, **IDS,
+    )  # fmt: skip
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    return getattr(transformers, f"Whisper{ending}")(config), extractor
+
+
+def spectrogram(ending: str = "Model") -> Any:
+    config = transformers.ASTConfig(**TINY, max_length=32, num_mel_bins=16, patch_size=8)
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=32)
+    return getattr(transformers, f"AST{ending}")(config), extractor
+
+
+MODELS = {
+    "wav2vec2": lambda: of_samples("Wav2Vec2"),
+    "wav2vec2 norms last": lambda: of_samples("Wav2Vec2", do_stable_layer_norm=False),
+    "hubert": lambda: of_samples("Hubert"),
+    "wavlm": lambda: of_samples("WavLM"),
+    "wav2vec2 group": lambda: of_samples("Wav2Vec2", norm="group"),
+    "hubert group": lambda: of_samples("Hubert", norm="group", do_stable_layer_norm=False),
+    "whisper": whisper,
+    "spectrogram": spectrogram,
+}
+
+
+def expected_vectors(
+    folder: Path, sounds: list[NDArray[np.float32]], encoder: Any = None
+) -> NDArray[np.float32]:
+    """Return what transformers computes for each sound alone, pooled by hand."""
+    module = encoder or transformers.AutoModel.from_pretrained(folder)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    module.eval()
+    is_group = getattr(module.config, "feat_extract_norm", None) == "group"
+    more = {"padding": "max_length", "max_length": LENGTH, "return_attention_mask": True}
+    more = more if is_group else {}
+    found = []
+    for sound in sounds:
+        batch = extractor(sound, sampling_rate=RATE, return_tensors="pt", **more)
+        with torch.no_grad():
+            if module.config.model_type == "whisper":
+                states = module.get_encoder()(batch["input_features"]).last_hidden_state
+            elif module.config.model_type == "audio-spectrogram-transformer":
+                found.append(module(batch["input_values"]).pooler_output[0].numpy())
+                continue
+            else:  # alone a sound has no padding, so every frame is its own
+                states = module(batch["input_values"]).last_hidden_state
+        found.append(states[0].mean(dim=0).numpy())
+    return np.stack(found)
+
+
+def loaded(folder: Path, **options: Any) -> TorchModel:
+    task = load_task("audio-features", **options)
+    reader = task.load_preprocessor(folder)
+    length = LENGTH if reader.inputs.needs_length else None
+    return load_foreign(
+        find_checkpoint(str(folder)), load_task("audio-features", max_length=length, **options)
+    )
+
+
+def vectors(model: TorchModel, sounds: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return model.predict(model.task.encode(model.preprocessor, model.task.given(sounds)))
+
+
+# Of torch, at what transformers gives it for WavLM.
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_vectors_are_those_of_transformers_before_and_after_saving_and_in_onnx_runtime(
+    name: str, tmp_path: Path
+):
+    torch.manual_seed(0)
+    folder = save(MODELS[name](), tmp_path / "model")
+    assert find_checkpoint(str(folder)).infer_task() == "audio-features"
+    sounds = [*tones(), np.random.default_rng(0).uniform(-0.3, 0.3, 5999).astype(np.float32)]
+    expected = expected_vectors(folder, sounds)
+    assert np.ptp(expected, axis=0).max() > 0.01  # they differ
+    model = loaded(folder)
+    assert vectors(model, sounds) == pytest.approx(expected, abs=1e-5)
+    assert model.task.vector_width(model.module.config) == expected.shape[1] == 32
+
+    model.save(tmp_path / "saved")
+    again = loaded(tmp_path / "saved")
+    assert find_checkpoint(str(tmp_path / "saved")).infer_task() == "audio-features"
+    assert vectors(again, sounds) == pytest.approx(expected, abs=1e-5)
+    # What is saved is for transformers alone, too.
+    assert expected_vectors(tmp_path / "saved", sounds) == pytest.approx(expected, abs=1e-5)
+
+    graph = export_onnx(model, tmp_path / "model.onnx", threads=1)
+    session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    for chosen in ([0], [4], [0, 1, 2, 3, 4]):
+        batch = model.task.encode(model.preprocessor, model.task.given([sounds[i] for i in chosen]))
+        assert sorted(names) == sorted(batch)
+        [found] = session.run(["audio_embeds"], batch)
+        assert found == pytest.approx(expected[chosen], abs=1e-4)
