@@ -124,6 +124,13 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as passes.0.ratio=0.4."),
 ]
 
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the checkpoint is for, such as audio-features for the vectors of an encoder "
+        "that was saved with a head; left out, what its architecture says."
+    ),
+]
 AllowCodeOption = Annotated[
     bool,
     typer.Option(
@@ -579,8 +586,8 @@ def init(
     data: Annotated[
         Path,
         typer.Option(
-            help="Rows to judge on: csv, tsv, json lines or parquet; or a folder of images, or one "
-            "in BEIR's layout."
+            help="Rows to judge on: csv, tsv, json lines or parquet; or a folder of images or WAV "
+            "files, or one in BEIR's layout."
         ),
     ],
     output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
@@ -588,6 +595,7 @@ def init(
         str | None,
         typer.Option(help="Of an adapter, the model that it was trained on; else what it names."),
     ] = None,
+    task: TaskOption = None,
     train: Annotated[Path | None, typer.Option(help="Rows to train on, another file.")] = None,
     certification: Annotated[
         Path | None, typer.Option(help="Rows that nothing has seen, to prove the budget with.")
@@ -641,7 +649,12 @@ def init(
         train=train,
         certification=certification,
         wishes=Wishes(
-            tuple(text or ()), label, names, metric, None if quoting is None else quoting.value
+            tuple(text or ()),
+            label,
+            names,
+            metric,
+            None if quoting is None else quoting.value,
+            task,
         ),
         force=force,
         allow_code=allow_code,
@@ -673,6 +686,7 @@ def inspect(
         Path | None,
         typer.Option(help="Directory of the tokenizer; the .onnx file's own directory otherwise."),
     ] = None,
+    task: TaskOption = None,
     timing: Annotated[
         bool,
         typer.Option(
@@ -697,6 +711,7 @@ def inspect(
         data=data,
         text=text,
         tokenizer=tokenizer,
+        task=task,
         timing=timing,
         progress=ConsoleProgress(err),  # standard output holds the facts alone
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compressor.data.arrays import count_rows
-from compressor.data.image_folder import image_files
 from compressor.data.judged import check_headers
+from compressor.data.media_folder import media_files
 from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
 from compressor.data.settings import DataSettings, Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -109,7 +109,8 @@ def _placed(name: str, source: SplitSource) -> Iterator[None]:
     try:
         yield
     except EnvironmentMismatch as error:
-        origin = "hub" if source.hub is not None else "images" if source.images else "path"
+        found = source.folder
+        origin = "hub" if source.hub is not None else found[0].nouns if found else "path"
         key = "" if source.qrels is not None else f"{origin}: "
         raise EnvironmentMismatch(
             [
@@ -174,8 +175,9 @@ def most_rows(source: SplitSource) -> int | None:
         limits.append(_DIGITS_ROWS[source.split])
     elif (packaged := source.packaged_file) is not None:
         limits.append(_count_lines(packaged) - 1)
-    elif source.images is not None:
-        limits.append(len(image_files(source.images)))
+    elif (found := source.folder) is not None:
+        media, folder = found
+        limits.append(len(media_files(folder, media)))
     elif source.path is None or unreadable(source.path) is not None:
         pass
     elif source.file_format == "parquet":

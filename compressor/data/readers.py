@@ -18,7 +18,7 @@ import numpy as np
 
 from compressor.data.arrays import array_names, read_arrays
 from compressor.data.conll import read_conll, read_conll_header
-from compressor.data.image_folder import image_columns, read_image_folder
+from compressor.data.media_folder import media_columns, read_media_folder
 from compressor.data.row_files import ROWS_AT_ONCE, is_large, stored_arrays
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
@@ -44,8 +44,9 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
     if (packaged := source.packaged_file) is not None:
         table = read_text_file(packaged, "tsv", required, optional, quoting="none")
         return replace(table, name=source.name)
-    if source.images is not None:
-        return read_image_folder(source.images, required, optional)
+    if (found := source.folder) is not None:
+        media, folder = found
+        return read_media_folder(folder, media, required, optional)
     if source.path is None:
         return _read_hub(source, required, optional)
     _require_readable(source.path)
@@ -69,8 +70,9 @@ def read_header(source: SplitSource) -> list[str]:
         return read_text_header(packaged, "tsv", quoting="none")
     if source.sklearn is not None:
         return list(_DIGITS_COLUMNS)
-    if source.images is not None:
-        return image_columns(source.images)
+    if (found := source.folder) is not None:
+        media, folder = found
+        return media_columns(folder, media)
     if source.path is None:
         raise ValueError(f"{source.name} is not a file")
     _require_readable(source.path)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from compressor.data.media_folder import MEDIA, Media
 from compressor.errors import RecipeError
 from compressor.own_code import Reference
 from compressor.paths import HubName, LocalPath
@@ -18,7 +19,7 @@ FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll", "npz"]
 Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
-_ORIGINS = ("path", "images", "hub", "sklearn", "builtin", "qrels")
+_ORIGINS = ("path", "images", "sounds", "hub", "sklearn", "builtin", "qrels")
 _INPUTS = ("text", "image", "audio")  # keys that name the column of the input
 SPLIT_NAMES = ("train", "calibration", "search", "certification")
 _FORMATS: dict[str, FileFormat] = {
@@ -42,8 +43,8 @@ LabelColumns = Word | Annotated[tuple[Word, ...], Field(min_length=2)]
 class SplitSource(BaseModel):
     """Where the rows of one split come from: exactly one of the origins.
 
-    These are `path`, `images`, `hub`, `sklearn`, `builtin` and `qrels`, which comes with `queries`
-    and `corpus`.
+    These are `path`, `images`, `sounds`, `hub`, `sklearn`, `builtin` and `qrels`, which comes with
+    `queries` and `corpus`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +64,13 @@ class SplitSource(BaseModel):
         default=None,
         description="folder of images, relative to the recipe: one folder for each class, whose "
         "name is the `label`, or images alone; their paths are in the column `image`",
+    )
+    # Left out of what is written where it is not given, so that other recipes stay as they were.
+    sounds: LocalPath | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="folder of WAV files, relative to the recipe: one folder for each class, whose "
+        "name is the `label`, or files alone; their paths are in the column `audio`",
     )
     quoting: Quoting | None = Field(
         default=None,
@@ -218,6 +226,15 @@ class SplitSource(BaseModel):
         return tuple(file for file in found if file is not None)
 
     @property
+    def folder(self) -> tuple[Media, Path] | None:
+        """Return the folder whose files are the rows, and what they are; None for other origins."""
+        for key, media in MEDIA.items():
+            place: Path | None = getattr(self, key)
+            if place is not None:
+                return media, place
+        return None
+
+    @property
     def tables(self) -> dict[str, SplitSource]:
         """Return each of the files of `qrels` as a source of its own, by its key."""
         keys = ("qrels", "queries", "corpus") if self.qrels is not None else ()
@@ -245,7 +262,7 @@ class SplitSource(BaseModel):
             return f"sklearn:{self.sklearn}" + (f":{self.split}" if self.split else "")
         if self.builtin is not None:
             return f"builtin:{self.builtin}:{self.split}"
-        return str(self.path or self.images or self.qrels)
+        return str(self.path or self.images or self.sounds or self.qrels)
 
     def shares_rows_with(self, other: SplitSource) -> bool:
         """Return whether both name the same rows, as far as names can tell."""

@@ -87,16 +87,21 @@ class CheckpointFacts:
 
 
 def inspect_checkpoint(
-    checkpoint: str, *, timing: bool = True, progress: Progress = SILENT
+    checkpoint: str,
+    *,
+    task: str | None = None,
+    timing: bool = True,
+    progress: Progress = SILENT,
 ) -> CheckpointFacts:
     """Return what a directory or Hub id holds; with `timing`, export and profile it too.
 
-    Raises `EnvironmentMismatch` as `load_checkpoint` does, `ExportError` when it cannot be exported
-    for the profile.
+    `task` says what it is for, where that is not what its architecture says. Raises
+    `EnvironmentMismatch` as `load_checkpoint` does, `ExportError` when it cannot be exported for
+    the profile.
     """
     files = find_checkpoint(checkpoint, revision=None)
     progress.stage(f"load {files.name}")
-    model = load_foreign(files, load_task(files.infer_task()), allow_not_finite=True)
+    model = load_foreign(files, load_task(task or files.infer_task()), allow_not_finite=True)
     try_batch(files, model, [model.task.dummy_example(8)])
     batch = _example(model)
     flops = _count_flops(model, batch)

@@ -11,6 +11,7 @@ from compressor.inspection.inputs import TextRows
 from compressor.inspection.onnx_file import inspect_onnx
 from compressor.paths import ABSENT, exists, is_folder, unreadable
 from compressor.progress import SILENT, Progress
+from compressor.tasks import task_names
 
 if TYPE_CHECKING:
     from compressor.inspection.checkpoint import CheckpointFacts
@@ -38,13 +39,14 @@ def inspect_path(
     data: Path | None = None,
     text: str | None = None,
     tokenizer: Path | None = None,
+    task: str | None = None,
     timing: bool = True,
     progress: Progress = SILENT,
 ) -> OnnxFacts | CheckpointFacts:
     """Return the facts about an .onnx file, an artifact, a run's artifact, or a checkpoint.
 
     `data` and `text` are rows to try saturation on, `tokenizer` is the directory of the .onnx file
-    when left out; `timing` is for checkpoints.
+    when left out; `task` and `timing` are for checkpoints.
 
     Raises `EnvironmentMismatch` when nothing is there or it is damaged, `RecipeError` when the
     options do not fit what is there.
@@ -58,7 +60,11 @@ def inspect_path(
             )
         from compressor.inspection.checkpoint import inspect_checkpoint  # torch takes seconds
 
-        return inspect_checkpoint(place, timing=timing, progress=progress)
+        if task is not None and task not in task_names():
+            raise RecipeError(f"--task: {task!r} is no task (allowed: {', '.join(task_names())})")
+        return inspect_checkpoint(place, task=task, timing=timing, progress=progress)
+    if task is not None:
+        raise RecipeError(f"--task: {path} says what it is for, or needs it not; leave it out")
     if (data is None) != (text is None):
         raise RecipeError("--data and --text belong together: the file and its column of texts")
     rows = None

@@ -141,7 +141,10 @@ class CheckpointFiles:
             f"give a checkpoint for one of {', '.join(sounds)}, of type {', '.join(READS_SAMPLES)}"
         )
         if (vectors := self._vectors_of_sound()) is not None:
-            advice += f", or set model.task: {vectors} for the vectors of its encoder"
+            advice += (
+                f", or set model.task: {vectors} for the vectors of its encoder (--task {vectors} "
+                f"of compress init and inspect)"
+            )
         return EnvironmentMismatch(f"{self.name}: {gives}; {advice}")
 
     def _vectors_of_sound(self) -> str | None:

@@ -142,8 +142,9 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
     for name, source in recipe.data.given.items():
         if source.path is not None:
             found[f"data.{name}.path"] = source.path
-        elif source.images is not None:
-            found[f"data.{name}.images"] = source.images
+        elif (of_files := source.folder) is not None:
+            media, folder = of_files
+            found[f"data.{name}.{media.nouns}"] = folder
         elif source.hub is not None and exists(Path(source.hub)):
             found[f"data.{name}.hub"] = Path(source.hub)
         for key, table in source.tables.items():

@@ -135,7 +135,7 @@ def _dataset(report: RunReport, split: str) -> dict[str, str]:
     if hub := own.get("hub"):
         subset = {"config": str(own["subset"])} if own.get("subset") else {}
         return {"name": str(hub), "type": str(hub), **subset, "split": str(own.get("split") or "")}
-    named = [own.get(key) for key in ("path", "corpus", "images", "builtin", "sklearn")]
+    named = [own.get(key) for key in ("path", "corpus", "images", "sounds", "builtin", "sklearn")]
     name = next((re.split(r"[\\/]", str(item))[-1] for item in named if item), split)
     return {"name": name, "type": "custom", "split": split}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from compressor.data.media_folder import MEDIA
 from compressor.data.settings import Quoting, SplitSource
 from compressor.paths import is_folder
 from compressor.report import units
@@ -50,7 +51,7 @@ class StarterFacts:
     model_type: str
     task: str
     labels: tuple[str, ...]
-    input_column: str  # text or image
+    input_column: str  # text, image or audio
     search: SourceFacts
     train: SourceFacts | None
     certification: SourceFacts | None
@@ -236,7 +237,9 @@ def _source(
     """Return the lines of one split, with the columns that differ from those of search."""
     if source.source is not None:
         return _judged(name, source.source, source.num_rows, output, told, limit)
-    key = "images" if is_folder(source.path) else "path"
+    key = "path"
+    if is_folder(source.path):
+        key = next(media.nouns for media in MEDIA.values() if media.column == facts.input_column)
     parts = [f"{key}: {_scalar(_relative(source.path, output))}"]
     if source.quoting is not None:
         parts.append(f"quoting: {source.quoting}")

@@ -14,6 +14,7 @@ from torch import nn
 
 from compressor.data.check import file_source
 from compressor.data.judged import read_judged
+from compressor.data.media_folder import MEDIA, Media
 from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -34,7 +35,7 @@ from compressor.pipeline.preflight import check_inputs
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
 from compressor.starter.columns import Asked, Guess, guess
-from compressor.starter.image_splits import image_splits
+from compressor.starter.folder_splits import folder_splits
 from compressor.starter.judged import judged_source, splits_in
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan, step_of
@@ -47,7 +48,14 @@ from compressor.starter.render import (
     render,
 )
 from compressor.starter.trial import look_at
-from compressor.tasks import Example, Task, load_task, task_class, with_own_metric
+from compressor.tasks import (
+    Example,
+    Task,
+    load_task,
+    task_class,
+    task_names,
+    with_own_metric,
+)
 from compressor.tasks.columns import Columns
 from compressor.tasks.pooling import Pooling, short_words
 from compressor.tasks.table import Table
@@ -76,6 +84,7 @@ class Wishes:
     label_names: tuple[str, ...] = ()
     metric: str | None = None  # of the budget; one of the user's own as file.py:function
     quoting: Quoting | None = None  # of csv and tsv files
+    task: str | None = None  # where it is not what the checkpoint's architecture is for
 
 
 def write_starter(
@@ -100,12 +109,12 @@ def write_starter(
     """
     _require_writable(output, force=force)
     files = find_checkpoint(checkpoint, base=base)
-    task = load_task(files.infer_task())
+    task = _task(files, wishes.task)
     own = _own_metric(wishes.metric, allow_code=allow_code)
     if own is None:
         _require_metric(wishes.metric, task)
     if is_folder(data):
-        found = image_splits(data) if task.input_column == "image" else splits_in(data)
+        found = splits_in(data) if _media(task) is None else folder_splits(data)
         data, train = found["search"], train or found.get("train")
         certification = certification or found.get("certification")
     _require_different(data, train, certification)
@@ -224,6 +233,19 @@ def _write(text: str, output: Path) -> None:
         ) from error
 
 
+def _task(files: CheckpointFiles, wanted: str | None) -> Task:
+    """Return the task that is wanted, else the one that the checkpoint is for.
+
+    Raises `RecipeError` for a word that is no task, `EnvironmentMismatch` for a checkpoint that is
+    for none, or not for the one that is wanted.
+    """
+    name = files.infer_task() if wanted is None else wanted
+    if name not in task_names():
+        raise RecipeError(f"--task: {name!r} is no task (allowed: {', '.join(task_names())})")
+    files.require_head(name)
+    return load_task(name)
+
+
 def _require_metric(metric: str | None, task: Task) -> None:
     """Raise `RecipeError` for a metric that the task does not have."""
     if metric is not None and metric not in task.metric_names():
@@ -336,7 +358,7 @@ def _look(
         table = read_judged(judged, read_header, read_table)
         found = Guess(("text",), None, searches=True)
         return SourceFacts(path, len(table), found, source=judged), table
-    source = _source(path, wishes)
+    source = _source(path, wishes, task)
     header = read_header(source)
     table = read_table(source, header, ())
     if len(table) < _MIN_ROWS:
@@ -359,7 +381,7 @@ def _other_sources(
     for name, path in paths.items():
         if path is not None:
             # Each file may call its columns differently; what was given by name is for `searched`.
-            found[name], rows = _look(path, labels, _for_other(path, wishes), task)
+            found[name], rows = _look(path, labels, _for_other(path, wishes, task), task)
             if _columns(task).names_labels:
                 _require_same_names(found[name], rows, searched, labels)
     return found
@@ -369,22 +391,27 @@ def _columns(task: Task) -> Columns:
     return task.columns(task.metrics[0].name)
 
 
-def _source(path: Path, wishes: Wishes) -> SplitSource:
-    """Return the source for a file or a folder of images.
+def _media(task: Task) -> Media | None:
+    """Return what a folder of a task's inputs holds; None where they have no files of their own."""
+    return next((media for media in MEDIA.values() if media.column == task.input_column), None)
+
+
+def _source(path: Path, wishes: Wishes, task: Task) -> SplitSource:
+    """Return the source for a file or a folder of images or sounds.
 
     What was said of quotes is for files that have separators.
     """
-    if is_folder(path):
-        return SplitSource(images=path)
+    if is_folder(path) and (media := _media(task)) is not None:
+        return SplitSource.model_validate({media.nouns: path})
     source = file_source(path)
     if wishes.quoting is None or source.file_format not in ("csv", "tsv"):
         return source
     return file_source(path, wishes.quoting)
 
 
-def _for_other(path: Path, wishes: Wishes) -> Wishes:
+def _for_other(path: Path, wishes: Wishes, task: Task) -> Wishes:
     """Return the wishes that fit another file: columns that it lacks are guessed there."""
-    header = set(read_header(_source(path, wishes)))
+    header = set(read_header(_source(path, wishes, task)))
     return Wishes(
         inputs=wishes.inputs if header.issuperset(wishes.inputs) else (),
         label=wishes.label if wishes.label in header else None,

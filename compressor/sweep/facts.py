@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from compressor.data.image_folder import image_files
+from compressor.data.media_folder import MEDIA, media_files
 from compressor.data.readers import named_files
 from compressor.files import facts_sha256, sha256
 from compressor.models.checkpoint_files import files_read
@@ -47,8 +47,9 @@ def _digest(key: str, path: Path) -> str:
     if path.is_file():
         return sha256(path)
     files: Iterable[Path]
-    if key.endswith(".images"):
-        files = image_files(path)
+    media = MEDIA.get(key.rpartition(".")[2]) if key.startswith("data.") else None
+    if media is not None:
+        files = media_files(path, media)
     elif key.startswith("data."):  # as `datasets` keeps rows
         files = sorted(_there(path.rglob("*")))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,10 @@ from conftest import TINY
 from numpy.typing import NDArray
 from tasks.test_audio_classification import CONVOLUTIONS, RATE, save, tones
 
-from compressor.data import Dataset
-from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.export.to_onnx import export_onnx
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
-from compressor.tasks import Truth, load_task
-from compressor.tasks.outputs import Vectors
-from compressor.tasks.sound import Sound, loudness
+from compressor.models.torch_model import TorchModel, load_foreign
+from compressor.tasks import load_task
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 LENGTH = 6000  # at which models that normalise over a whole sound read all of them

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from compressor.data import DataSettings, SplitSource, load_splits, most_rows
-from compressor.data.image_folder import image_columns, image_files, read_image_folder
+from compressor.data.media_folder import IMAGES, media_columns, media_files, read_media_folder
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.tasks.columns import ImageColumns
 
@@ -31,23 +31,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_folder_of_an_image_is_its_class(folder: Path):
-    table = read_image_folder(folder, ("image", "label"), ())
+    table = read_media_folder(folder, IMAGES, ("image", "label"), ())
     assert table.columns["image"] == ["cat/d.bmp", "cat/deep/c.PNG", "dog/a.jpg", "dog/b.png"]
     assert table.columns["label"] == ["cat", "cat", "dog", "dog"]
     assert table.directory == folder
-    assert image_files(folder) == [folder / path for path in table.columns["image"]]
+    assert media_files(folder, IMAGES) == [folder / path for path in table.columns["image"]]
     assert most_rows(SplitSource(images=folder)) == 4
 
 
 def test_images_alone_have_no_label(tmp_path: Path):
     picture(tmp_path / "b.png", 1)
     picture(tmp_path / "a.png", 2)
-    assert image_columns(tmp_path) == ["image"]
-    assert read_image_folder(tmp_path, ("image",), ("label",)).columns == {
+    assert media_columns(tmp_path, IMAGES) == ["image"]
+    assert read_media_folder(tmp_path, IMAGES, ("image",), ("label",)).columns == {
         "image": ["a.png", "b.png"]
     }
     with pytest.raises(RecipeError, match="no column 'label'"):
-        read_image_folder(tmp_path, ("image", "label"), ())
+        read_media_folder(tmp_path, IMAGES, ("image", "label"), ())
 
 
 def test_names_of_folders_are_matched_to_the_checkpoints_labels(folder: Path):
@@ -68,24 +68,24 @@ def test_names_of_folders_are_matched_to_the_checkpoints_labels(folder: Path):
 def test_images_beside_folders_are_refused(folder: Path):
     picture(folder / "loose.png", 1)
     with pytest.raises(RecipeError, match=r"images \(loose\.png\) lie beside folders \(cat, dog\)"):
-        read_image_folder(folder, ("image",), ())
+        read_media_folder(folder, IMAGES, ("image",), ())
 
 
 def test_a_file_that_is_no_image_is_refused(folder: Path):
     (folder / "cat" / "notes.txt").write_text("x")
     with pytest.raises(RecipeError, match=r"notes\.txt: is no image by its name"):
-        read_image_folder(folder, ("image",), ())
+        read_media_folder(folder, IMAGES, ("image",), ())
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(EnvironmentMismatch, match="give a folder of images"):
-        read_image_folder(tmp_path / "none", ("image",), ())
+        read_media_folder(tmp_path / "none", IMAGES, ("image",), ())
 
 
 def test_a_pipe_among_images_is_refused(folder: Path):
     os.mkfifo(folder / "cat" / "x.png")
     with pytest.raises(EnvironmentMismatch, match="reading it might never end"):
-        read_image_folder(folder, ("image",), ())
+        read_media_folder(folder, IMAGES, ("image",), ())
 
 
 def test_a_folder_and_a_file_are_two_origins(folder: Path):

@@ -1,7 +1,7 @@
-"""Finds the parts of a folder of images, for a starter recipe.
+"""Finds the parts of a folder of images or sounds, for a starter recipe.
 
-Either it has a folder for each class, or images alone, and judges as a whole; or a folder for each
-part, `train`, `validation` and `test`, as collections of images are often packed.
+Either it has a folder for each class, or files alone, and judges as a whole; or a folder for each
+part, `train`, `validation` and `test`, as such collections are often packed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from compressor.starter.usual_parts import USUAL_NAMES, usual_splits
 from compressor.words import listing
 
 
-def image_splits(folder: Path) -> dict[str, Path]:
+def folder_splits(folder: Path) -> dict[str, Path]:
     """Return the folders by the split of a recipe that each is for; `folder` is for search alone.
 
     The only part besides train is for search. Raises `RecipeError` where no telling which one is to

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import RecipeError
-from compressor.starter.image_splits import image_splits
+from compressor.starter.folder_splits import folder_splits
 
 
 def folders(place: Path, *names: str) -> Path:
@@ -18,11 +18,11 @@ def folders(place: Path, *names: str) -> Path:
 
 @pytest.mark.parametrize("names", [(), ("cat", "dog"), ("train", "cat"), (".cache",)])
 def test_a_folder_of_classes_or_of_images_judges_as_a_whole(names: tuple[str, ...], tmp_path: Path):
-    assert image_splits(folders(tmp_path, *names)) == {"search": tmp_path}
+    assert folder_splits(folders(tmp_path, *names)) == {"search": tmp_path}
 
 
 def test_parts_are_found_by_their_names(tmp_path: Path):
-    found = image_splits(folders(tmp_path, "Train", "validation", "test"))
+    found = folder_splits(folders(tmp_path, "Train", "validation", "test"))
     assert found == {
         "train": tmp_path / "Train",
         "search": tmp_path / "validation",
@@ -31,10 +31,10 @@ def test_parts_are_found_by_their_names(tmp_path: Path):
 
 
 def test_the_only_part_besides_train_judges(tmp_path: Path):
-    found = image_splits(folders(tmp_path, "train", "test"))
+    found = folder_splits(folders(tmp_path, "train", "test"))
     assert found == {"train": tmp_path / "train", "search": tmp_path / "test"}
 
 
 def test_a_train_part_alone_is_no_judge(tmp_path: Path):
     with pytest.raises(RecipeError, match="has train, and none of them is to judge by"):
-        image_splits(folders(tmp_path, "train"))
+        folder_splits(folders(tmp_path, "train"))
