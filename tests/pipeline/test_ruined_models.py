@@ -58,6 +58,7 @@ PLACES = {
         ),
     ),
     "pictures": ("image-features", None),
+    "heard": ("audio-features", None),
     "tags": ("token-classification", None),
     "label sets": ("multi-label-classification", None),
     "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
@@ -158,6 +159,7 @@ def baselines(
     found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))
     folder = tmp_path_factory.mktemp("heads")
     found["sound"] = of_sounds(folder / "sounds")
+    found["heard"] = of_heard(folder / "heard", found["sound"][1])
     found["index"] = searched(encoder)
     found["pictures"] = (with_texts(of_pictures(folder / "pictures"), images), images)
     found["tags"] = tagged(new_head(folder / "tags", "Token", TAGS))
@@ -237,6 +239,21 @@ def of_sounds(folder: Path) -> tuple[TorchModel, Dataset]:
     rows = Dataset("certification", sounds, None, np.arange(ROWS), "generated")
     model = load_checkpoint(folder)
     return model, with_own_labels(model, rows, (0.5,))
+
+
+def of_heard(folder: Path, rows: Dataset) -> tuple[TorchModel, Dataset]:
+    """Return an encoder that gives vectors of spectrograms, and sounds of tones and noise."""
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(
+        **TINY, max_length=16, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8
+    )
+    module = transformers.ASTModel(config)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    module.save_pretrained(folder)
+    transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=16).save_pretrained(folder)
+    return load_checkpoint(folder), dataclasses.replace(rows, labels=None)
 
 
 def centre(model: TorchModel, rows: Dataset, share: float) -> np.ndarray:
@@ -448,6 +465,8 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("pictures", "image_cosine_p5", 0.06),
         ("pictures", "neighbour_agreement", 0.2),
         ("pictures", "zero_shot_agreement", 0.1),
+        ("heard", "audio_cosine", 0.06),
+        ("heard", "neighbour_agreement", 0.2),
         ("tags", "entity_f1", 0.2),
         ("tags", "agreement", 0.1),
         ("label sets", "f1_micro", 0.1),
