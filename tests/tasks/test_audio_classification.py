@@ -222,9 +222,7 @@ def test_what_the_model_cannot_hear_is_told_with_its_row(sound: Sound, words: st
 def test_a_transcriber_is_refused(tmp_path: Path):
     config = transformers.Wav2Vec2Config(**TINY, **CONVOLUTIONS, vocab_size=9)
     made = transformers.Wav2Vec2ForCTC(config), transformers.Wav2Vec2FeatureExtractor()
-    with pytest.raises(
-        EnvironmentMismatch, match="Wav2Vec2ForCTC transcribes speech, and no"
-    ):
+    with pytest.raises(EnvironmentMismatch, match="Wav2Vec2ForCTC transcribes speech, and no"):
         find_checkpoint(str(save(made, tmp_path / "model"))).infer_task()
 
 
