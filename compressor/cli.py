@@ -638,7 +638,8 @@ def init(
     from compressor.console import ConsoleProgress
 
     prepare_torch()
-    from compressor.starter.write import Wishes, write_starter
+    from compressor.starter.sources import Wishes
+    from compressor.starter.write import write_starter
 
     names = tuple(name.strip() for name in label_names.split(",")) if label_names else ()
     recipe = write_starter(

@@ -19,7 +19,8 @@ from compressor.inspection.terminal import render_checkpoint
 from compressor.measurements import RunReport
 from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline.preflight import check_inputs, load_whole
-from compressor.starter.write import Wishes, write_starter
+from compressor.starter.sources import Wishes
+from compressor.starter.write import write_starter
 
 QUICK = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
 

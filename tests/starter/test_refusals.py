@@ -12,7 +12,8 @@ from masked_texts import save_masked_model
 
 from compressor.errors import RecipeError
 from compressor.progress import Silent
-from compressor.starter.write import Wishes, write_starter
+from compressor.starter.sources import Wishes
+from compressor.starter.write import write_starter
 
 Rows = list[list[Any]]
 

@@ -23,7 +23,8 @@ from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline.run import run
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.recipe.recipe import load_recipe
-from compressor.starter.write import Wishes, write_starter
+from compressor.starter.sources import Wishes
+from compressor.starter.write import write_starter
 from compressor.tasks import load_task
 from compressor.tasks.similarity import cosines
 
