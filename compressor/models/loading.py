@@ -25,6 +25,7 @@ from compressor.models.guard import foreign
 from compressor.models.weight_files import WRAPPERS
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
 from compressor.tasks import Task
+from compressor.tasks.model_classes import model_classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -94,8 +95,7 @@ def require_class(
             f"(vocab_size), so it is no plain encoder of texts; give one that is, such as the part "
             f"of this model that reads texts, saved by itself"
         )
-    found = auto_class._model_mapping[type(config)]
-    for model_class in found if isinstance(found, tuple | list) else (found,):
+    for model_class in model_classes(auto_class._model_mapping, config):
         name, reads = model_class.__name__, str(model_class.main_input_name)
         wanted = task.main_input
         if reads not in (wanted, *task.other_inputs):

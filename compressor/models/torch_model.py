@@ -39,6 +39,7 @@ from compressor.models.text_inputs import blueprint, fit_tokenizer
 from compressor.models.weight_files import WEIGHTS
 from compressor.models.weight_keys import Fit, require_finite, require_fit
 from compressor.tasks import Batch, Example, Task, load_task
+from compressor.tasks.model_classes import model_classes
 from compressor.words import counted
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def _blueprint(files: CheckpointFiles, task: Task, config: PreTrainedConfig) -> 
     shape_file = files.directory / STRUCTURE
     if shape_file.is_file():
         read_shape(shape_file)  # a damaged one is told before anything is loaded
-    return blueprint(files, chosen._model_mapping[type(config)], config)
+    return blueprint(files, model_classes(chosen._model_mapping, config)[0], config)
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -204,6 +204,11 @@ def _read_index(index: Path) -> dict[str, Path]:
         )
     if not places:
         raise EnvironmentMismatch(f"{index}: names no shard; copy or download it again")
+    if not isinstance(content.get("metadata"), dict):  # transformers reads it, whatever it says
+        raise EnvironmentMismatch(
+            f"{index}: has no 'metadata', without which transformers does not read it; add "
+            f'"metadata": {{}} to it, or copy or download it again'
+        )
     return {str(key): index.parent / places[key] for key in sorted(places, key=str)}
 
 

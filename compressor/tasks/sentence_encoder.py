@@ -27,6 +27,7 @@ from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
+from compressor.tasks.model_classes import model_classes
 from compressor.tasks.pooling import AMONG_WEIGHTS, DenseStep, Pooling, dense_weights
 from compressor.tasks.text_towers import PROJECTION, projection_file
 
@@ -300,7 +301,7 @@ class AutoSentenceEncoder:
         # Of an encoder with a decoder, such as T5, the class that is the encoder alone.
         encoders: Any = transformers.AutoModelForTextEncoding._model_mapping
         known = encoders if type(config) in encoders else self._model_mapping
-        base: type[Any] = known[type(config)]
+        base = model_classes(known, config)[0]
         is_text = getattr(base, "main_input_name", None) == "input_ids"
         is_whole = known is not encoders and getattr(config, "is_encoder_decoder", False)
         if not is_text or is_whole:

@@ -110,9 +110,17 @@ def test_a_head_of_another_kind_needs_the_task_in_the_recipe(copy: Path):
 
 
 def test_shards_outside_the_checkpoint_are_refused(copy: Path):
-    index = {"weight_map": {"x": "../../etc/passwd"}}
+    index = {"metadata": {}, "weight_map": {"x": "../../etc/passwd"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(EnvironmentMismatch, match="outside the checkpoint"):
+        find_checkpoint(str(copy))
+
+
+def test_an_index_that_transformers_cannot_read_is_told_of(copy: Path):
+    (copy / "model.safetensors").rename(copy / "other.safetensors")
+    index = {"weight_map": {"classifier.bias": "other.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(EnvironmentMismatch, match=r"has no 'metadata'.*add \"metadata\": {} to it"):
         find_checkpoint(str(copy))
 
 
@@ -205,7 +213,7 @@ def test_the_size_is_that_of_the_weight_files_alone(tiny_bert_dir: Path, tmp_pat
 
 
 def test_two_sets_of_weights_are_refused(copy: Path):
-    index = {"weight_map": {"classifier.bias": "other.safetensors"}}
+    index = {"metadata": {}, "weight_map": {"classifier.bias": "other.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(EnvironmentMismatch, match="two sets of weights"):
         find_checkpoint(str(copy))
@@ -218,7 +226,7 @@ def test_a_shard_of_another_save_is_refused(copy: Path, beside: str):
         (copy / "model.safetensors").rename(shard)
         with safe_open(shard, framework="np") as content:
             places = dict.fromkeys(content.keys(), shard.name)
-        (copy / beside).write_text(json.dumps({"weight_map": places}))
+        (copy / beside).write_text(json.dumps({"metadata": {}, "weight_map": places}))
     find_checkpoint(str(copy))
     save_file({"old": torch.ones(1)}, copy / "model-00003-of-00003.safetensors")
     with pytest.raises(
@@ -243,7 +251,10 @@ def test_weights_by_another_name_are_named(copy: Path, file: str, advice: str):
 
 def test_an_index_that_does_not_fit_its_shards_names_the_keys(copy: Path):
     (copy / "model.safetensors").rename(copy / "other.safetensors")
-    index = {"weight_map": {"classifier.bias": "other.safetensors", "x": "other.safetensors"}}
+    index = {
+        "metadata": {},
+        "weight_map": {"classifier.bias": "other.safetensors", "x": "other.safetensors"},
+    }
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(EnvironmentMismatch, match="'x' of the index not where it says; 'bert"):
         find_checkpoint(str(copy))
@@ -280,13 +291,18 @@ def test_what_is_no_single_transformer_is_refused_by_its_steps(copy: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("model_type", "architecture"),
-    [("wav2vec2", "Wav2Vec2ForCTC"), ("sew", "SEWForSequenceClassification")],
+    ("model_type", "architecture", "about"),
+    [
+        ("wav2vec2", "Wav2Vec2ForCTC", "Wav2Vec2ForCTC transcribes speech"),
+        ("sew", "SEWForSequenceClassification", "'sew' reads sound"),
+    ],
     ids=["a head for no task", "a head that is called as that for texts"],
 )
-def test_a_checkpoint_of_sound_is_told_by_its_type(copy: Path, model_type: str, architecture: str):
+def test_a_checkpoint_of_sound_is_told_by_its_type(
+    copy: Path, model_type: str, architecture: str, about: str
+):
     edit_config(copy, model_type=model_type, architectures=[architecture])
-    with pytest.raises(EnvironmentMismatch, match=f"'{model_type}' reads sound.* of type audio-"):
+    with pytest.raises(EnvironmentMismatch, match=f"{about}.* of type audio-"):
         find_checkpoint(str(copy)).infer_task()
 
 

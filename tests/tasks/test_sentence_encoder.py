@@ -77,6 +77,21 @@ def test_every_architecture_gives_the_mean_of_its_own_states(
         np.testing.assert_allclose(vector, states[0].mean(dim=0).numpy(), atol=1e-5)
 
 
+def test_of_two_classes_the_one_with_a_state_for_each_token_is_taken(
+    tmp_path: Path, tiny_bert_dir: Path
+):
+    config = transformers.FunnelConfig(
+        vocab_size=40, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=24
+    )
+    module = transformers.FunnelModel(config).eval()
+    model = load_checkpoint(save(module, tmp_path, tiny_bert_dir))
+    batch = model.task.encode(model.preprocessor, TEXTS[:1])
+    with torch.no_grad():
+        states = module(**{name: torch.from_numpy(value) for name, value in batch.items()})[0]
+    [vector] = vectors_of(model, TEXTS[:1])
+    np.testing.assert_allclose(vector, states[0].mean(dim=0).numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_what_is_saved_is_a_plain_encoder_with_the_files_beside_it(
     name: str, tmp_path: Path, tiny_bert_dir: Path
