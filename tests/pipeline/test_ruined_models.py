@@ -264,7 +264,12 @@ def of_heard(folder: Path, rows: Dataset) -> tuple[TorchModel, Dataset]:
         )
         for pitch in random.uniform(0.02, 3.0, ROWS)
     )
-    return load_checkpoint(folder), dataclasses.replace(rows, examples=tones, labels=None)
+    model, heard = load_checkpoint(folder), dataclasses.replace(rows, examples=tones, labels=None)
+    # Random weights give vectors of one direction, which a model that knows nothing would have too.
+    vectors = predict_outputs(model, model.task, model.preprocessor, heard).numbers
+    with torch.no_grad():
+        model.module.base_model.layernorm.bias -= torch.from_numpy(vectors.mean(axis=0))
+    return model, heard
 
 
 def centre(model: TorchModel, rows: Dataset, share: float) -> np.ndarray:
