@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from compressor.errors import RecipeError
+from compressor.errors import RecipeError, StepFailed
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import UnsupportedArchitecture, why_heads_stay
 from compressor.models.text_files import check_attention, full_attention
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.own_code import OwnFunction
+from compressor.passes.prune_structured.fisher import require_one_length
 from compressor.starter.lengths import Lengths, measure_lengths
 from compressor.starter.plan import Pruning, step_of
 from compressor.starter.questions import ask_for_weights, why_not
@@ -59,6 +60,11 @@ def load_subject(
     length = model.task.needed_length(model.preprocessor, sources.examples(model.task))
     model.task = replace(model.task, max_length=length)
     donor = sources.donor
+    if not (cannot_prune or task.reads_tokens):
+        try:
+            require_one_length(model, sources.examples(model.task))
+        except StepFailed as error:
+            cannot_prune = str(error).partition("; ")[0]
     if donor.num_rows < ROWS_TO_CUT and not cannot_prune:
         cannot_prune = f"{donor.num_rows} rows are too few to fit weights by"
     if (convolves := _convolves(model.module)) and donor.num_rows < ROWS_TO_CUT:

@@ -38,7 +38,11 @@ def test_format_overrides_the_extension() -> None:
 @pytest.mark.parametrize(
     ("data", "place", "part"),
     [
-        ({}, (), "exactly one of path, images, hub, sklearn, builtin and qrels, got none of them"),
+        (
+            {},
+            (),
+            "exactly one of path, images, sounds, hub, sklearn, builtin and qrels, got none",
+        ),
         ({"path": "a.csv", "sklearn": "digits"}, (), "got path and sklearn"),
         ({"path": "a.txt"}, ("path",), "the extension '.txt'"),
         ({"path": "saved"}, ("path",), "load_from_disk(...).to_parquet('rows.parquet')"),

@@ -14,9 +14,11 @@ from conftest import TINY
 from numpy.typing import NDArray
 from tasks.test_audio_classification import CONVOLUTIONS, RATE, save, tones
 
+from compressor.errors import StepFailed
 from compressor.export.to_onnx import export_onnx
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_foreign
+from compressor.passes.prune_structured.fisher import require_one_length
 from compressor.tasks import load_task
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -129,3 +131,12 @@ def test_vectors_are_those_of_transformers_before_and_after_saving_and_in_onnx_r
         assert sorted(names) == sorted(batch)
         [found] = session.run(["audio_embeds"], batch)
         assert found == pytest.approx(expected[chosen], abs=1e-4)
+
+
+def test_padding_that_nothing_tells_is_refused_before_anything_is_measured(tmp_path: Path):
+    masked = loaded(save(MODELS["wav2vec2"](), tmp_path / "masked"))
+    with pytest.raises(StepFailed, match=r"reads a mask of samples .* sounds of one length"):
+        require_one_length(masked, masked.task.given(tones()))
+    require_one_length(masked, masked.task.given(tones()[:1] * 3))
+    whole = loaded(save(MODELS["hubert group"](), tmp_path / "whole"))
+    require_one_length(whole, whole.task.given(tones()))  # all are read at one length

@@ -44,7 +44,7 @@ from compressor.passes.prune_structured.budget import (
 from compressor.passes.prune_structured.calibration_batches import batches_of
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
 from compressor.passes.prune_structured.few_rows import RowsRead, each_batch, read_rows
-from compressor.passes.prune_structured.fisher import fisher_scores
+from compressor.passes.prune_structured.fisher import fisher_scores, require_one_length
 from compressor.passes.prune_structured.importance import (
     UnitScores,
     layer_losses,
@@ -97,6 +97,9 @@ def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchMode
     cannot go from some. Layers that differ may be the ones that a pass before removes.
     """
     layers = _encoder_to_prune(model, settings).layers
+    calibration = ahead.splits.get("calibration")
+    if calibration is not None and _measures_at_frames(settings):
+        require_one_length(model, calibration.examples)
     left = settings.layers or len(layers) - len(settings.drop_layers or ())
     if why_no_layers_apart(model.module.config) is not None:
         left = len(layers)  # what goes is that they are run as often
@@ -166,6 +169,13 @@ def _encoder_to_prune(model: TorchModel, settings: Settings) -> Encoder:
     if refusal is not None and isinstance(settings, PruneByReconstruction):
         raise StepFailed(f"method: {refusal}")
     return encoder
+
+
+def _measures_at_frames(settings: Settings) -> bool:
+    """Return whether it has to be known which states of a batch are padding."""
+    if isinstance(settings, PruneByReconstruction):
+        return True
+    return settings.importance in ("fisher", "activation", "entropy", "mutual_information")
 
 
 def _progress(settings: Settings, step: int) -> float:

@@ -20,11 +20,19 @@ from torch import Tensor, nn
 from compressor.errors import StepFailed
 from compressor.machine.team import ALONE, Team
 from compressor.models.families.layers import Attention, Encoder, EncoderLayer, FeedForward
+from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.calibration_batches import shared_out
 from compressor.passes.prune_structured.importance import UnitScores
-from compressor.tasks import Task
+from compressor.tasks import Example, Task
+from compressor.tasks.examples import length_of
 
 Part = Attention | FeedForward
+_UNKNOWN_PADDING = (
+    "the model reads a mask of samples of a sound, and its layers give states of longer frames, so "
+    "it is not known which of them are padding; set method to scores and importance to magnitude "
+    "(or taylor, where the model is no encoder of vectors), or give calibration sounds of one "
+    "length"
+)
 
 
 def fisher_scores(
@@ -196,12 +204,28 @@ def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -
     if num_tokens % mask.shape[1]:  # of samples, where what is computed are longer frames
         if mask.all():
             return torch.ones(batch_size, num_tokens, dtype=torch.bool)
-        raise StepFailed(
-            "the model reads a mask of samples of a sound, and its layers give states of longer "
-            "frames, so it is not known which of them are padding; set method to scores and "
-            "importance to taylor or magnitude, or give calibration sounds of one length"
-        )
+        raise StepFailed(_UNKNOWN_PADDING)
     return mask.bool().repeat(1, num_tokens // mask.shape[1])
+
+
+def require_one_length(model: TorchModel, examples: Iterable[Example]) -> None:
+    """Raise `StepFailed` as `token_mask` will for sounds of several lengths and a mask of samples.
+
+    Only a batch with padding has frames of which it is not known. Sounds are read up to the first
+    that is longer or shorter.
+    """
+    if model.task.reads_tokens:
+        return
+    longest, first = model.task.max_length, None
+    for example in examples:
+        if first is None and "attention_mask" not in model.task.encode(
+            model.preprocessor, [example]
+        ):
+            return
+        length = min(length_of(example), longest or length_of(example))
+        first = length if first is None else first
+        if length != first:
+            raise StepFailed(_UNKNOWN_PADDING)
 
 
 def _outputs_of(module: nn.Module, inputs: Mapping[str, Tensor], task: Task) -> Tensor:
