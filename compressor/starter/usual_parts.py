@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _NAMES = {  # the first one wins where a data set has several
-    "search": ("dev", "validation", "valid", "val"),
-    "certification": ("test",),
+    "search": ("dev", "validation", "valid", "val", "search"),
+    "certification": ("test", "certification"),
     "train": ("train",),
 }
 USUAL_NAMES = frozenset(name for names in _NAMES.values() for name in names)

@@ -38,3 +38,8 @@ def test_the_only_part_besides_train_judges(tmp_path: Path):
 def test_a_train_part_alone_is_no_judge(tmp_path: Path):
     with pytest.raises(RecipeError, match="has train, and none of them is to judge by"):
         folder_splits(folders(tmp_path, "train"))
+
+
+def test_a_recipe_s_own_names_of_splits_are_known(tmp_path: Path):
+    found = folder_splits(folders(tmp_path, "train", "search", "certification"))
+    assert found == {name: tmp_path / name for name in ("train", "search", "certification")}
