@@ -57,6 +57,7 @@ def apply(settings: TrimVocabulary, model: TorchModel, context: PassContext) -> 
     _require_unknown(settings, vocabulary)
     all_ids = set(vocabulary.tokenizer.get_vocab().values())
     wanted = _matching(settings.keep, vocabulary) | (named_ids(model.module.config) & all_ids)
+    wanted |= vocabulary.indispensable()
     if settings.drop == "unreachable":
         return _trim_to(
             model,
@@ -66,7 +67,6 @@ def apply(settings: TrimVocabulary, model: TorchModel, context: PassContext) -> 
             "unused, or remove this pass",
             why="; no text leads to one of the others, so the tokens of every text stay the same",
         )
-    wanted |= vocabulary.indispensable()
     wanted |= {index for index in all_ids if index < settings.keep_first}
     for text in model.task.fixed_texts(model.preprocessor):
         wanted |= set(vocabulary.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -396,6 +396,20 @@ def test_pieces_that_no_text_leads_to_go(make_context: Any):
             assert old_ids(kept, after, text) == made(text)["input_ids"]
 
 
+def test_an_unknown_piece_that_is_listed_twice_stays_where_it_is_read(make_context: Any):
+    pieces = [("<unk>", 0.0), ("<unk>", 0.0), ("a", -3.0), ("b", -3.0), ("c", -1.0)]
+    pieces += [("ab", -1.0), ("abc", -5.0), ("rare", -9.0)]
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.Unigram(pieces, unk_id=0)),
+        pad_token="<unk>",
+        unk_token="<unk>",
+    )
+    after, kept, _ = trimmed(made, make_context, TrimVocabulary(drop="unreachable"))
+    assert "abc" not in after.get_vocab()
+    for text in ("abc", "cab", "?a", "b?c"):
+        assert old_ids(kept, after, text) == made(text)["input_ids"]
+
+
 def test_whole_words_that_are_looked_up_prove_nothing(make_context: Any):
     pieces = {piece: index for index, piece in enumerate(("<unk>", *"xyz", "xy", "xyz"))}
     model = models.BPE(pieces, [("x", "y")], unk_token="<unk>", ignore_merges=True)
