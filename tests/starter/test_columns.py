@@ -336,7 +336,7 @@ def test_images_to_make_vectors_of_need_no_label():
 
 
 def test_a_label_of_vectors_is_refused():
-    with pytest.raises(RecipeError, match="vectors of images are judged without labels"):
+    with pytest.raises(RecipeError, match="vectors of images and sounds are judged without labels"):
         guess_rows(
             "unlabelled images",
             "rows.csv",
