@@ -570,6 +570,40 @@ def pruning_alone() -> str:
     return "\n".join([*lines, "", said, "", source("pruning-alone", results)])
 
 
+def smallest(*names: str) -> str:
+    """Return the table of runs that `tools/judge_runs.py` judged, a line for each seed."""
+    found = {name: read_results(name) for name in names}
+    rows = [row for results in found.values() for row in results["rows"]]
+    files = list(rows[0]["apart"])
+    heads = "".join(f" points lost, `{name}` | changed |" for name in files)
+    lines = [
+        f"| seed | size | speed, batch 1 | batch 32 |{heads} proven at most | minutes |",
+        "|--:|:--|:--|:--|" + "--:|--:|" * len(files) + "--:|--:|",
+    ]
+    for row in rows:
+        speeds = (
+            f"{item['median']:.1f} ({item['low']:.1f} to {item['high']:.1f})×"
+            for item in row["speeds"].values()
+        )
+        lost = "".join(
+            f" {item['points_lost']:.2f} ± {item['points_either_way']:.2f} | "
+            f"{item['changed_percent']:.1f}% |"
+            for item in row["apart"].values()
+        )
+        lines.append(
+            f"| {row['seed']} | {row['megabytes']:.2f} MB, {row['times_smaller']:.1f}× | "
+            f"{' | '.join(speeds)} |{lost} {row['proven_points']:.2f} | {row['minutes']:.0f} |"
+        )
+    counts = ", ".join(
+        f"{item['rows']:,} rows of `{name}`, of which the checkpoint gets {item['baseline']:.2f}% "
+        f"right"
+        for name, item in rows[0]["apart"].items()
+    )
+    said = f"<sub>{counts}; speed and size beside the exporter's plain float32 file.</sub>"
+    sources = [source(name, results) for name, results in found.items()]
+    return "\n".join([*lines, "", said, "", "\n\n".join(sources)])
+
+
 def tables() -> str:
     """Return the table of what smaller tables of words lose, by how they are stored."""
     results = read_results("tables")
@@ -997,6 +1031,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning_cost": partial(pruning_cost, "pruning-cost"),
     "pruning_cost_of_sizes": partial(pruning_cost, "pruning-cost-12x768", "pruning-cost-24x1024"),
     "pruning_alone": pruning_alone,
+    "smallest": partial(smallest, "sst2-minilm-smallest"),
     "tables": tables,
     "convolutions": convolutions,
     "families_int8": families_int8,
