@@ -46,6 +46,7 @@ from compressor.training.schedules import decay_by_factor, named_schedule, total
 from compressor.training.scores import PlateauRate, Scores
 from compressor.training.settings import TrainingSettings
 from compressor.training.sharding import divided, require_divisible, share_of, whole_weights
+from compressor.training.time_masks import time_masks_that_fit
 from compressor.training.training_run import (
     LossFunction,
     Objective,
@@ -151,6 +152,7 @@ def train(
         _as_it_was(model),
         _random_state_kept(run.device),
         _checkpointed(model, wanted=settings.gradient_checkpointing),
+        time_masks_that_fit(model.module),
         run.progress.bar(run.description, steps) as advance,
     ):
         finished = files.finished_before(model.module, kept) if run.team.leads else None
