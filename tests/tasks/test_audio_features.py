@@ -17,8 +17,11 @@ from tasks.test_audio_classification import CONVOLUTIONS, RATE, save, tones
 from compressor.errors import StepFailed
 from compressor.export.to_onnx import export_onnx
 from compressor.models.checkpoint import find_checkpoint
+from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_foreign
+from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.prune_structured.fisher import require_one_length
+from compressor.progress import SILENT
 from compressor.tasks import load_task
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -140,3 +143,52 @@ def test_padding_that_nothing_tells_is_refused_before_anything_is_measured(tmp_p
     require_one_length(masked, masked.task.given(tones()[:1] * 3))
     whole = loaded(save(MODELS["hubert group"](), tmp_path / "whole"))
     require_one_length(whole, whole.task.given(tones()))  # all are read at one length
+
+
+def pruned(model: TorchModel, folder: Path, **settings: Any) -> TorchModel:
+    """Return a copy with half of its heads and neurons."""
+    kind = {"kind": "prune_structured", "importance": "magnitude", "round_to": 1}
+    context = PassContext(
+        splits={},
+        load_baseline=model.clone,
+        device=torch.device("cpu"),
+        seed=0,
+        work_dir=folder,
+        progress=SILENT,
+        note=lambda _: None,
+    )
+    return apply_pass(settings_of({**kind, **settings}), model.clone(), context)
+
+
+def put_to_zero(dense: TorchModel, left: TorchModel) -> int:
+    """Put what reads the units that are gone to zero, and return how many there are."""
+    count = 0
+    pairs = zip(encoder_layers(dense.module), encoder_layers(left.module), strict=True)
+    for before, after in pairs:
+        for whole, kept in (
+            (before.attention.output, after.attention.output),
+            (before.feed_forward.ffn_out, after.feed_forward.ffn_out),
+        ):
+            columns = whole.weight.data.T
+            stays = (columns[:, None] == kept.weight.data.T).all(dim=-1).any(dim=-1)
+            whole.weight.data[:, ~stays] = 0
+            count += int((~stays).sum())
+    return count
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert group", "whisper", "spectrogram"])
+def test_a_pruned_encoder_computes_what_transformers_does_with_those_units_at_zero(
+    name: str, tmp_path: Path
+):
+    torch.manual_seed(0)
+    dense = loaded(save(MODELS[name](), tmp_path / "model"))
+    sounds = tones()
+    small = pruned(dense, tmp_path, head_ratio=0.5, neuron_ratio=0.5)
+    # Two layers, each without 2 of 4 heads of width 8 and 32 of 64 neurons.
+    assert put_to_zero(dense, small) == 2 * (2 * 8 + 32)
+    dense.save(tmp_path / "zeroed")
+    expected = expected_vectors(tmp_path / "zeroed", sounds)
+
+    assert vectors(small, sounds) == pytest.approx(expected, abs=1e-5)
+    small.save(tmp_path / "small")
+    assert vectors(loaded(tmp_path / "small"), sounds) == pytest.approx(expected, abs=1e-5)
