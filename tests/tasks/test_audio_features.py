@@ -11,14 +11,15 @@ import pytest
 import torch
 import transformers
 from conftest import TINY
+from models.test_checkpoint import edit_config
 from numpy.typing import NDArray
 from tasks.test_audio_classification import CONVOLUTIONS, RATE, save, tones
 
-from compressor.errors import StepFailed
+from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.export.to_onnx import export_onnx
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import encoder_layers
-from compressor.models.torch_model import TorchModel, load_foreign
+from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.prune_structured.fisher import require_one_length
 from compressor.progress import SILENT
@@ -192,3 +193,87 @@ def test_a_pruned_encoder_computes_what_transformers_does_with_those_units_at_ze
     assert vectors(small, sounds) == pytest.approx(expected, abs=1e-5)
     small.save(tmp_path / "small")
     assert vectors(loaded(tmp_path / "small"), sounds) == pytest.approx(expected, abs=1e-5)
+
+
+SPEAKERS = {
+    **{"tdnn_dim": [16, 16], "tdnn_kernel": [3, 1], "tdnn_dilation": [1, 1]},
+    **{"xvector_output_dim": 16, "classifier_proj_size": 16},
+}
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "WavLM"])
+@pytest.mark.parametrize("named", [True, False], ids=["by its name", "by its weights"])
+def test_vectors_of_speakers_are_refused_whatever_is_asked(kind: str, named: bool, tmp_path: Path):
+    folder = save(of_samples(kind, "ForXVector", **SPEAKERS), tmp_path / "model")
+    if not named:
+        edit_config(folder, architectures=[f"{kind}Model"])
+    files = find_checkpoint(str(folder))
+    with pytest.raises(EnvironmentMismatch, match=r"those of speakers, are made by layers after"):
+        files.require_head("audio-features")
+    with pytest.raises(EnvironmentMismatch, match="of speakers"):
+        load_checkpoint(folder)
+
+
+def test_an_adapter_that_joins_frames_is_refused(tmp_path: Path):
+    made = of_samples("Wav2Vec2", add_adapter=True, output_hidden_size=32)
+    files = find_checkpoint(str(save(made, tmp_path / "model")))
+    for look in (files.infer_task, lambda: files.require_head("audio-features")):
+        with pytest.raises(EnvironmentMismatch, match=r"add_adapter is true: .* without an ad"):
+            look()
+
+
+@pytest.mark.parametrize(
+    ("made", "does"),
+    [
+        (lambda: of_samples("Wav2Vec2", "ForCTC", vocab_size=9), "transcribes speech"),
+        (lambda: of_samples("Hubert", "ForCTC", vocab_size=9), "transcribes speech"),
+        (lambda: of_samples("WavLM", "ForAudioFrameClassification"), "labels the frames"),
+        (lambda: whisper("ForConditionalGeneration"), "writes text"),
+    ],
+    ids=["wav2vec2 ctc", "hubert ctc", "wavlm frames", "whisper"],
+)
+# Of torch, at what transformers gives it for WavLM.
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+def test_the_encoder_below_a_head_gives_vectors_when_they_are_asked_for(
+    made: Any, does: str, tmp_path: Path
+):
+    torch.manual_seed(0)
+    folder = save(made(), tmp_path / "model")
+    with pytest.raises(EnvironmentMismatch, match=f"{does}.*model.task: audio-features"):
+        load_checkpoint(folder)
+    # transformers leaves the head out too.
+    expected = expected_vectors(folder, tones())
+    assert vectors(loaded(folder), tones()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_pooling_of_a_recipe_chooses_among_what_a_spectrogram_s_encoder_has(tmp_path: Path):
+    torch.manual_seed(0)
+    folder = save(spectrogram(), tmp_path / "model")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    batch = extractor(tones(), sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        states = transformers.AutoModel.from_pretrained(folder)(**batch).last_hidden_state.numpy()
+    first = vectors(loaded(folder, pooling="cls"), tones())
+    assert first == pytest.approx(states[:, 0], abs=1e-5)
+    mean = states[:, 2:].mean(axis=1)  # of patches, after the class token and that of distillation
+    model = loaded(folder, pooling="mean", normalize=True)
+    long = np.linalg.norm(mean, axis=1, keepdims=True)
+    assert vectors(model, tones()) == pytest.approx(mean / long, abs=1e-5)
+
+    model.save(tmp_path / "saved")  # says so, and nothing may contradict it
+    assert vectors(loaded(tmp_path / "saved"), tones()) == pytest.approx(mean / long, abs=1e-5)
+    with pytest.raises(RecipeError) as caught:
+        load_task("audio-features", pooling="cls", normalize=False).vector(tmp_path / "saved")
+    assert len(caught.value.mistakes) == 2
+    assert "model.pooling: is cls, but config.json of the checkpoint says patch_mean" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm", "whisper"])
+def test_pooling_that_an_encoder_of_frames_has_not_is_refused(name: str, tmp_path: Path):
+    folder = save(MODELS[name](), tmp_path / "model")
+    kind = name.partition(" ")[0]
+    with pytest.raises(RecipeError, match=f"is cls, and model type '{kind}' has vectors of mean"):
+        load_task("audio-features", pooling="cls").vector(folder)
+    assert load_task("audio-features", pooling="mean").vector(folder).mode == "frame_mean"
