@@ -55,8 +55,8 @@ def read_media_folder(
 ) -> Table:
     """Return the images or sounds below `folder`, with their classes where they lie in folders.
 
-    Raises `EnvironmentMismatch` when the folder is missing or cannot be read, `RecipeError` for
-    files of another kind, files beside folders, and columns that there are not.
+    Raises `EnvironmentMismatch` when the folder is missing, empty or cannot be read, `RecipeError`
+    for files of another kind, files beside folders, and columns that there are not.
     """
     chosen = choose_columns(str(folder), media_columns(folder, media), required, optional)
     rows = list(_rows(folder, media))
@@ -66,6 +66,17 @@ def read_media_folder(
 
 def _rows(folder: Path, media: Media) -> Iterator[tuple[str, str]]:
     """Yield the path below `folder` and the class of each file, in the order of the names."""
+    found = list(_found(folder, media))
+    if not found:
+        raise EnvironmentMismatch(
+            f"{folder}: holds no {media.nouns} ({', '.join(media.suffixes)}); give a folder of "
+            f"{media.nouns}, relative to the recipe"
+        )
+    yield from found
+
+
+def _found(folder: Path, media: Media) -> Iterator[tuple[str, str]]:
+    """Yield what `_rows` promises of a folder that may hold nothing."""
     classes = _classes(folder, media)
     if not classes:
         yield from ((path, "") for path in _in(folder, folder, media))

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from compressor.data import DataSettings, SplitSource, load_splits, most_rows
-from compressor.data.media_folder import IMAGES, media_columns, media_files, read_media_folder
+from compressor.data.media_folder import (
+    IMAGES,
+    SOUNDS,
+    Media,
+    media_columns,
+    media_files,
+    read_media_folder,
+)
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.tasks.columns import ImageColumns
 
@@ -80,6 +87,21 @@ def test_a_file_that_is_no_image_is_refused(folder: Path):
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(EnvironmentMismatch, match="give a folder of images"):
         read_media_folder(tmp_path / "none", IMAGES, ("image",), ())
+
+
+@pytest.mark.parametrize("media", [IMAGES, SOUNDS], ids=lambda media: media.nouns)
+@pytest.mark.parametrize("inside", [(), ("cat", "dog/deep")], ids=["empty", "empty folders"])
+def test_a_folder_without_any_file_says_what_belongs_there(
+    media: Media, inside: tuple[str, ...], tmp_path: Path
+):
+    for name in inside:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(EnvironmentMismatch) as caught:
+        read_media_folder(tmp_path, media, (media.column,), ())
+    assert str(caught.value) == (
+        f"{tmp_path}: holds no {media.nouns} ({', '.join(media.suffixes)}); give a folder of "
+        f"{media.nouns}, relative to the recipe"
+    )
 
 
 def test_a_pipe_among_images_is_refused(folder: Path):
