@@ -281,7 +281,9 @@ class Service:
         self._counters.answered("other", 404, 0.0)
         there = ", ".join(sorted(self._paths))
         task = self._artifact.task.name
-        return _refusal(404, f"{request.url.path[:100]}: not here; a {task} model answers {there}")
+        return _refusal(
+            404, f"{request.url.path[:100]}: not here; a model for {task} answers {there}"
+        )
 
     async def _wrong_method(self, request: Request, error: Exception) -> Response:
         self._counters.answered("other", 405, 0.0)

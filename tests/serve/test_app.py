@@ -305,7 +305,7 @@ def test_health_info_openapi_and_metrics(classifier: Artifact):
     assert info.json["labels"] == ["negative", "positive"]
     assert set(openapi.json["paths"]) == {"/predict", "/health", "/info", "/metrics"}
     assert (missing.status, slash.status, method.status) == (404, 404, 405)
-    assert "a text-classification model answers" in missing.error
+    assert "a model for text-classification answers" in missing.error
     assert method.headers["allow"] == "POST"
     text = metrics.content.decode()
     assert 'compressor_requests_total{path="/predict",status="200"} 1.0' in text
