@@ -155,8 +155,9 @@ def _outputs(facts: CheckpointFacts) -> dict[str, str]:
 
 def render_checkpoint(facts: CheckpointFacts) -> Group:
     """Return what to print about a checkpoint."""
-    tokens = f" of {counted(facts.sequence_length, 'token')}" if facts.sequence_length else ""
-    tool = facts.tokenizer
+    tool, length = facts.tokenizer, facts.sequence_length
+    read = "sample" if tool.vocabulary is None else "token"  # of a sound, of a text
+    long = f" of {counted(length, read)}" if length else ""
     words = "" if tool.vocabulary is None else f", {counted(tool.vocabulary, 'piece')}"
     limit = "" if tool.max_length is None else f", {counted(tool.max_length, 'token')} at most"
     head = _facts(
@@ -165,7 +166,7 @@ def render_checkpoint(facts: CheckpointFacts) -> Group:
             **_outputs(facts),
             "size": f"{units.megabytes(facts.bytes_on_disk)} MB, "
             f"{units.count(facts.parameters)} parameters",
-            "work": f"{facts.flops / 1e9:,.3g} GFLOPs for one example{tokens}",
+            "work": f"{facts.flops / 1e9:,.3g} GFLOPs for one example{long}",
             "reads with": f"{tool.type}{words}{limit}",
             "pruning": "supported" if facts.prunable else f"not supported: {facts.prunable_reason}",
         }

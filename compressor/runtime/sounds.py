@@ -113,12 +113,21 @@ class SoundInputs:
                 f"{self.shortest:,} for a first frame; leave such sounds out"
             )
 
+    def require_length(self, max_length: int | None) -> None:
+        """Raise `RecipeError` where sounds would be cut to less than a frame."""
+        if max_length is not None and max_length < self.shortest:
+            raise RecipeError(
+                f"max_length: is {counted(max_length, 'sample')}, and the model needs "
+                f"{self.shortest:,} for a first frame; set as many as the longest sound has"
+            )
+
     def batch(self, sounds: Sequence[Samples], max_length: int | None) -> dict[str, NDArray[Any]]:
         """Return `input_values` or `input_features`, float32, and a mask where the model reads it.
 
         `max_length` is how many samples of a sound are read at most. Raises `RecipeError` where a
-        model whose outputs depend on padding is not given one.
+        model whose outputs depend on padding is not given one, and as `require_length`.
         """
+        self.require_length(max_length)
         arrays = [sound[:max_length] for sound in sounds]
         rate = int(self.extractor.sampling_rate)
         options: dict[str, Any] = {"sampling_rate": rate, "return_tensors": "np"}

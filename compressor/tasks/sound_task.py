@@ -122,8 +122,9 @@ class SoundTask(Task):
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Return `input_values` or `input_features`, float32, and a mask where the model reads it.
 
-        Raises `RecipeError` for a sound at another rate or too short to be read, and where a model
-        whose outputs depend on padding is not given a length.
+        Raises `RecipeError` for a sound at another rate or too short to be read, where sounds would
+        be cut to less than a frame, and where a model whose outputs depend on padding is not given
+        a length.
         """
         reader: SoundReader = preprocessor
         return reader.batch([sound_of(item) for item in examples], self.max_length)
@@ -136,6 +137,7 @@ class SoundTask(Task):
     ) -> None:
         """Raise `RecipeError` for a sound at another rate than the model's, or without a frame."""
         reader: SoundReader = preprocessor
+        reader.inputs.require_length(self.max_length)
         for example in examples:
             reader.require_heard(sound_of(example))
 

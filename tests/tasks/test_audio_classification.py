@@ -16,12 +16,14 @@ import torch
 import transformers
 from conftest import TINY
 from numpy.typing import NDArray
+from rich.console import Console
 
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.data.describe import describe_splits
 from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.export.to_onnx import export_onnx
 from compressor.inspection.checkpoint import inspect_checkpoint
+from compressor.inspection.terminal import render_checkpoint
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
 from compressor.passes.prune_magnitude.masks import prunable_weights
@@ -219,6 +221,20 @@ def test_what_the_model_cannot_hear_is_told_with_its_row(sound: Sound, words: st
         model.task.encode(model.preprocessor, [sound])
 
 
+@pytest.mark.parametrize(("name", "shortest"), [("wav2vec2", 30), ("spectrogram", 400)])
+def test_sounds_are_not_cut_to_less_than_a_frame(name: str, shortest: int, tmp_path: Path):
+    torch.manual_seed(0)
+    model = load_checkpoint(save(MODELS[name](), tmp_path / "model"))
+    model = replace(model, task=replace(model.task, max_length=shortest - 1))
+    words = f"^max_length: is {shortest - 1} samples, and the model needs {shortest} for a first"
+    with pytest.raises(RecipeError, match=words):
+        model.task.require_readable(model.preprocessor, model.task.given(tones()), str)
+    with pytest.raises(RecipeError, match=words):
+        logits(model, tones())
+    model = replace(model, task=replace(model.task, max_length=shortest))
+    assert logits(model, tones()).shape == (4, 3)
+
+
 def test_a_transcriber_is_refused(tmp_path: Path):
     config = transformers.Wav2Vec2Config(**TINY, **CONVOLUTIONS, vocab_size=9)
     made = transformers.Wav2Vec2ForCTC(config), transformers.Wav2Vec2FeatureExtractor()
@@ -359,6 +375,11 @@ def test_what_is_no_list_of_sounds_is_refused(value: Any, words: str):
 )
 def test_inspect_shows_what_reads_sounds(name: str, reads_with: str, tmp_path: Path):
     facts = inspect_checkpoint(str(save(MODELS[name](), tmp_path / "model")), timing=False)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(render_checkpoint(facts))
+    told = captured.get()
+    assert ("800 samples" in told, "token" in told) == (name == "wav2vec2", False)
     assert (facts.task, facts.tokenizer.type) == ("audio-classification", reads_with)
     assert (facts.tokenizer.vocabulary, facts.tokenizer.max_length) == (None, None)
     supported = {saving.kind: saving.supported for saving in facts.savings}
