@@ -64,12 +64,14 @@ from sweep_architectures import (
 from compressor.data import Dataset
 from compressor.errors import CompressorError, StepFailed
 from compressor.export.to_onnx import export_onnx
+from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families import FAMILIES
 from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.loading import STRUCTURE
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.probes import RowDependence, read_probes
+from compressor.models.text_files import check_family
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.quantize_aware_train.fake_quantize import simulated_int8
@@ -311,6 +313,7 @@ def check(folder: Path, family: str) -> dict[str, str]:
     build(folder / "checkpoint", family, "classifier")
     try:
         model = load_checkpoint(folder / "checkpoint")
+        check_family(find_checkpoint(str(folder / "checkpoint")))
     except CompressorError as error:
         reason = "no: " + " ".join(str(error).split()).replace(str(folder / "checkpoint"), family)
         return dict.fromkeys(COLUMNS, reason)

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -80,6 +81,9 @@ def _quiet() -> Iterator[None]:
     # torch.onnx.export prints its progress, and transformers does not let `verbose` through.
     export = torch.onnx.export
     torch.onnx.export = functools.partial(export, verbose=False)
+    # Of what it cannot follow torch prints the graph so far, a thousand lines of it.
+    tracing = vars(import_module("torch.export._trace"))
+    tracing["print"] = lambda *_, **__: None
     try:
         with warnings.catch_warnings():
             # torch 2.13 copies its own tree specifications through a deprecated check.
@@ -87,5 +91,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.onnx.export = export
+        del tracing["print"]
         for item in loggers:
             item.removeFilter(keep)

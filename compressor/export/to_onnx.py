@@ -25,8 +25,10 @@ from compressor.export.openvino_graph import optimize_for_openvino
 from compressor.export.traces import Traces
 from compressor.export.weight_names import name_weights
 from compressor.machine.memory import is_out_of_memory
+from compressor.models.families import family_of
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.runtime_releases import EXPORTER_OPSET
+from compressor.models.text_files import not_exported
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.runtime.openvino_session import OPENVINO
@@ -61,6 +63,9 @@ _FAILURES = (
 )
 
 
+_MOST_CHARACTERS = 300  # of what another library says
+
+
 def export_onnx(
     model: TorchModel,
     path: Path,
@@ -87,6 +92,9 @@ def export_onnx(
         raise ExportError(
             f"export.provider: '{provider}' is not known (allowed: {', '.join(_FUSIONS)})"
         )
+    kind = model.module.config.model_type
+    if (reason := family_of(kind).not_exported) is not None:
+        raise ExportError(f"{type(model.module).__name__}: {not_exported(kind, reason)}")
     device = model.device
     # Tracing on a GPU would write down the attention kernels that PyTorch picks there.
     model.module.cpu().eval()
@@ -109,7 +117,8 @@ def export_onnx(
         raise ExportError(
             f"{type(model.module).__name__} cannot be exported: {_first_line(error)}; if the "
             f"untouched checkpoint exports, the passes before the export are the cause, otherwise "
-            f"this architecture or opset {opset or '(default)'} is not supported"
+            f"models of type '{model.module.config.model_type}', or opset {opset or '(default)'}, "
+            f"are not supported: give a checkpoint of another architecture"
         ) from error
     finally:
         model.move_to(device)
@@ -205,5 +214,11 @@ def _strip(program: ir.Model) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of what is at the bottom of an error, in few characters.
+
+    The exporter's own errors say in which of its steps one came up, and quote the graph.
+    """
+    while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    return lines[0] if len(lines[0]) <= _MOST_CHARACTERS else f"{lines[0][:_MOST_CHARACTERS]}..."

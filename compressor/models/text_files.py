@@ -82,19 +82,33 @@ def check_text_files(
     limit = min((found for found in (own, positions) if found is not None), default=None)
     _check_side(files, settings, pooling)
     if not is_teacher:
-        check_padding(files)
+        check_family(files)
     check_attention(files, min(limit or NO_LIMIT, max_length or NO_LIMIT))
     return limit
 
 
-def check_padding(files: CheckpointFiles) -> None:
-    """Raise `EnvironmentMismatch` where outputs depend on how far a text is padded, as is known."""
+def check_family(files: CheckpointFiles) -> None:
+    """Raise `EnvironmentMismatch` for a family of which no artifact can be right.
+
+    That is where outputs depend on how far a text is padded, and where no graph computes them.
+    """
     kind = files.config.get("model_type")
-    if (reason := family_of(kind).reads_padding) is not None:
+    family = family_of(kind)
+    if (reason := family.not_exported) is not None:
+        raise EnvironmentMismatch(f"{files.name}: {not_exported(kind, reason)}")
+    if (reason := family.reads_padding) is not None:
         raise EnvironmentMismatch(
             f"{files.name}: models of type '{kind}' {reason}, so a prediction depends on how far a "
             f"text is padded in its batch; use an architecture whose mask keeps padding out"
         )
+
+
+def not_exported(kind: object, reason: str) -> str:
+    """Return that models of a type cannot be exported, and what to do."""
+    return (
+        f"models of type '{kind}' {reason}, so no ONNX file gives their predictions for texts of "
+        f"any length; use an architecture that exports, such as BERT, RoBERTa or ModernBERT"
+    )
 
 
 def full_attention(config: Mapping[str, object]) -> int | None:

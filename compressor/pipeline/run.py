@@ -55,7 +55,7 @@ from compressor.machine.team import explained_by_others, join
 from compressor.measurements import Environment, ModelRecord, OwnCodeRecord, PredictionRecord
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
-from compressor.models.text_files import check_attention, check_padding
+from compressor.models.text_files import check_attention, check_family
 from compressor.models.text_tower import text_vectors
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.paths import exists
@@ -416,7 +416,7 @@ class _Run:
         assert recipe.export.max_length is not None, "it was just set"
         for key, found in readers.items():
             if not key.endswith(".teacher"):
-                check_padding(found)
+                check_family(found)
             check_attention(found, recipe.export.max_length)
         own = limits["model.checkpoint"]
         self.checkpoint_limit = None if own >= NO_LIMIT else own

@@ -13,7 +13,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.onnx_model import check_provider
-from compressor.models.text_files import check_padding
+from compressor.models.text_files import check_family
 from compressor.own_code import ALLOW, OwnFunction, is_reference, load_function
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.pipeline.inputs import require_fitting_passes
@@ -69,7 +69,7 @@ def write_starter(
     if wishes.label_names and not read_columns(task).names_labels:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
     if task.reads_tokens:
-        check_padding(files)
+        check_family(files)
     labels = files.labels_for(task)
     progress.stage("read the data")
     sources = read_sources(given, task, labels, wishes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import transformers
 
 from compressor.data import Dataset
 from compressor.errors import ExportError
+from compressor.export import to_onnx
 from compressor.export.to_onnx import export_onnx
+from compressor.machine.quiet import quiet_libraries
+from compressor.models.families import FAMILIES, Family
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph, parameter_counts
@@ -195,6 +199,38 @@ def test_model_that_cannot_be_traced_is_an_export_error(
     assert caught.value.__cause__ is not None
     assert caught.value.exit_code == 4
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_what_cannot_be_traced_is_told_in_one_short_line(
+    tiny_bert: TorchModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    class GathersByTheMask(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            count = int((hidden > 0).sum())  # as Longformer counts its global tokens
+            return hidden.new_zeros(1 if count > 3 else 2)
+
+    monkeypatch.setattr(tiny_bert.module.bert.pooler, "activation", GathersByTheMask())
+    with quiet_libraries(), pytest.raises(ExportError, match="models of type 'bert'") as caught:
+        export_onnx(tiny_bert, tmp_path / "model.onnx")
+    assert len(str(caught.value)) < 800
+    assert len(str(caught.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
+    assert "print" not in vars(importlib.import_module("torch.export._trace"))
+
+
+def test_a_family_that_is_known_not_to_export_is_not_traced(
+    tiny_bert: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    family = Family("not known", not_exported="have steps of another world")
+    monkeypatch.setitem(FAMILIES, "bert", family)
+    monkeypatch.setattr(to_onnx, "_traced", None)
+    with pytest.raises(
+        ExportError, match=r"BertFor.*: models of type 'bert' have steps of another"
+    ):
+        export_onnx(tiny_bert, tmp_path / "model.onnx")
 
 
 def test_unknown_provider_is_an_export_error(tiny_bert: TorchModel, tmp_path: Path):

@@ -55,6 +55,11 @@ def test_a_damaged_file_is_left_to_the_loading_of_the_tokenizer(tmp_path: Path):
         ({}, {"model_type": "fnet"}, "takes? no attention mask"),
         ({}, {"model_type": "convbert"}, "convolve over tokens and padding alike, so a prediction"),
         ({}, {"model_type": "yoso"}, "let padding weigh on all tokens in transformers 5"),
+        ({}, {"model_type": "nystromformer"}, "convolve over tokens and padding alike"),
+        *(
+            ({}, {"model_type": kind}, rf"models of type '{kind}' .*, so no ONNX file gives their")
+            for kind in ("canine", "funnel", "longformer", "mbart", "mra", "plbart")
+        ),
         (
             {"model_max_length": 4096},
             {"model_type": "big_bird"},

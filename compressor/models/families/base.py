@@ -189,6 +189,8 @@ class Family:
     # What it does to padding, where outputs depend on how far a text is padded; None where a mask
     # keeps both apart.
     reads_padding: str | None = None
+    # What of it no ONNX file computes for texts of any length; None where nothing is known of it.
+    not_exported: str | None = None
     # Whether its attention takes blocks in place of all tokens where a text has many of them, and
     # all tokens from then on once it has read a shorter text.
     is_block_sparse: bool = False

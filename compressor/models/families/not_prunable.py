@@ -35,4 +35,19 @@ FNET = Family(
 LONGFORMER = Family(
     "its attention has windows, and projections of its own for tokens that see all others",
     first_position="after_padding",
+    not_exported="pad texts to their windows and gather tokens by what the mask holds",
 )
+CANINE = Family(
+    UNKNOWN.encoder, not_exported="hash characters and have no one table of tokens (vocab_size)"
+)
+FUNNEL = Family(UNKNOWN.encoder, not_exported="halve the number of tokens from block to block")
+MRA = Family(
+    UNKNOWN.encoder, not_exported="have an attention that is zero without a kernel for GPUs"
+)
+# It looks for the last token in a way that drops the axis of a batch of one.
+DECODER_FROM_LAST_TOKEN = Family(
+    UNKNOWN.encoder,
+    not_exported="have a decoder that begins with the last token, found in another way for one "
+    "text than for several",
+)
+NYSTROMFORMER = Family(UNKNOWN.encoder, reads_padding="convolve over tokens and padding alike")
