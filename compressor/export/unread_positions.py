@@ -25,7 +25,7 @@ from compressor.export.graph_values import (
     replace,
     scalar,
 )
-from compressor.export.position_flow import demanded_axes, narrow_node
+from compressor.export.position_flow import Axes, demanded_axes, narrow_node
 from compressor.export.weight_names import join_names
 
 _PRODUCTS = ("MatMul", "FusedMatMul")
@@ -87,6 +87,8 @@ def _trace(graph: ir.Graph, states: ir.Value, position: int) -> _Demand:
                 demand.axes[output] = axis
         known = [demand.axes.get(output) for output in node.outputs]
         axes = demanded_axes(node, known)
+        if axes is not None and not _have_shapes(node, axes):
+            axes = None
         if axes is not None:
             demand.nodes.append(node)
         elif _is_unpackable(node, known):
@@ -99,6 +101,12 @@ def _trace(graph: ir.Graph, states: ir.Value, position: int) -> _Demand:
             if value is not None:
                 wanted.setdefault(value, []).append(needed_axis)
     return demand
+
+
+def _have_shapes(node: ir.Node, axes: Axes) -> bool:
+    """Return whether of each input that is needed at one position alone the shape is known."""
+    pairs = zip(node.inputs, axes, strict=True)
+    return all(dims(value) is not None for value, axis in pairs if value and axis is not None)
 
 
 def _common_axis(value: ir.Value, wanted: list[int | None]) -> int | None:
@@ -117,7 +125,7 @@ def _is_unpackable(node: ir.Node, known: list[int | None]) -> bool:
         return False
     rank = len(dims(node.inputs[0]) or ())
     product = producer(node.inputs[0], "MatMul")
-    if product is None or len(product.outputs[0].uses()) != 1:
+    if product is None or len(product.outputs[0].uses()) != 1 or dims(product.inputs[0]) is None:
         return False
     weight = constant(product.inputs[1])
     if product.inputs[1] is None or len(product.inputs[1].uses()) != 1:
@@ -194,7 +202,7 @@ def _unpack(split: ir.Node, axes: dict[ir.Value, int], at_position: _AtPosition)
         join_names(names[place] for place in whole),
         f"{product.outputs[0].name}_whole",
     )
-    _split_again(split, rest, [split.outputs[place] for place in whole])
+    _split_again(split, rest, {split.outputs[place]: parts[place].shape[1] for place in whole})
     assert split.graph is not None
     split.graph.remove([split, product], safe=True)
 
@@ -209,23 +217,23 @@ def _multiply(
     return insert(before, "MatMul", [states, own], name, shape)
 
 
-def _split_again(split: ir.Node, rest: ir.Value, outputs: list[ir.Value]) -> None:
-    """Let the readers of `outputs` read them from `rest`, which holds nothing else."""
-    if len(outputs) == 1:
-        replace(outputs[0], rest)
+def _split_again(split: ir.Node, rest: ir.Value, widths: dict[ir.Value, int]) -> None:
+    """Let the readers of outputs, `widths` wide, read them from `rest`, which holds only them."""
+    if len(widths) == 1:
+        replace(next(iter(widths)), rest)
         return
     graph = split.graph
     assert graph is not None
-    sizes = np.array([(dims(output) or ())[-1] for output in outputs], np.int64)
+    sizes = np.array(list(widths.values()), np.int64)
     again = ir.node(
         "Split",
         [rest, add_constant(graph, f"{rest.name}_sizes", sizes)],
         attributes={"axis": -1},
-        num_outputs=len(outputs),
+        num_outputs=len(widths),
         name=f"{rest.name}_split",
     )
     graph.insert_before(split, again)
-    for old, new in zip(outputs, again.outputs, strict=True):
+    for old, new in zip(widths, again.outputs, strict=True):
         new.shape, new.type = old.shape, old.type
         replace(old, new)
 
