@@ -494,7 +494,33 @@ def summary() -> str:
             f"{spread([row['points_lost'] for row in rows], '.2f')} points of accuracy; "
             f"{spread([row['changed_percent'] for row in rows], '.1f')}% of predictions changed |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, _smallest_summary(read_results("sst2-minilm-smallest")["rows"])])
+
+
+def _smallest_summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the line of the smallest classifier, which lost what it did on all rows set apart."""
+    apart = [list(row["apart"].values()) for row in rows]
+    counts = [[item["rows"] for item in files] for files in apart]
+    lost, changed = (
+        spread(
+            [
+                float(np.average([item[what] for item in files], weights=count))
+                for files, count in zip(apart, counts, strict=True)
+            ],
+            digits,
+        )
+        for what, digits in (("points_lost", ".2f"), ("changed_percent", ".1f"))
+    )
+    before = rows[0]["megabytes"] * rows[0]["times_smaller"]
+    return (
+        f"| another, trained without the {sum(counts[0]):,} rows it is judged on, "
+        f"`recipes/sst2-minilm-smallest.yaml`, "
+        f"{np.mean([row['minutes'] for row in rows]):.0f} min | {before:.1f} → "
+        f"{spread([row['megabytes'] for row in rows], '.2f')} MB, "
+        f"{np.mean([row['times_smaller'] for row in rows]):.1f}× | "
+        f"{speeds([row['speeds']['batch 1'] for row in rows])} | "
+        f"{lost} points of accuracy; {changed}% of predictions changed |"
+    )
 
 
 def source(name: str, results: Mapping[str, Any]) -> str:
