@@ -103,19 +103,19 @@ def read_wav(source: Path | bytes, place: str) -> Sound:
             f"({error}); convert it, for instance with ffmpeg -i IN -c:a pcm_s16le OUT.wav"
         ) from error
     if len(frames) < form.frame:
-        raise EnvironmentMismatch(f"{place}: the sound{name} has no samples; remove the row")
+        raise EnvironmentMismatch(f"{place}: the sound{name} has no samples; leave the sound out")
     count = size // form.frame
     if len(frames) < size < _LENGTH_UNKNOWN:
         raise EnvironmentMismatch(
             f"{place}: the sound{name} ends after {len(frames) // form.frame:,} of its "
-            f"{counted(count, 'sample')}; copy the file again, or remove the row"
+            f"{counted(count, 'sample')}; copy the file again, or leave the sound out"
         )
     whole = len(frames) // form.frame * form.frame
     values = _numbers(frames[:whole], form).reshape(-1, form.channels)
     if form.is_float and not np.abs(values).max() <= _LOUDEST:
         raise EnvironmentMismatch(
             f"{place}: the sound{name} has floats that are no samples in -1..1; divide samples of "
-            f"16 bits by 32768, or remove the row"
+            f"16 bits by 32768, or leave the sound out"
         )
     return Sound(values.mean(axis=1, dtype=np.float64).astype(np.float32), form.rate, place)
 
