@@ -23,8 +23,8 @@ import numpy as np
 import torch
 import yaml
 from classifier_rows import new_parser, quieten, read_splits
+from divergence import kl_divergence
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
@@ -151,11 +151,7 @@ def report(
     answers = found.argmax(axis=1)
     changed = int(np.sum(answers != wanted.argmax(axis=1)))
     error = np.sqrt(np.mean(np.square(found - wanted)))
-    sure, close = (
-        log_softmax(wanted.astype(np.float64), 1),
-        log_softmax(found.astype(np.float64), 1),
-    )
-    divergence = float(np.mean(np.sum(np.exp(sure) * (sure - close), axis=1)))
+    divergence = kl_divergence(wanted, found, temperature=1.0)
     recovered = "" if lost is None else f"  recovered {1 - divergence / lost:7.1%}"
     print(
         f"{name:20} accuracy {np.mean(answers == dataset.labels):7.2%}  changed {changed:4} of "

@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 import torch
 from classifier_rows import new_parser, quieten, read_splits
+from divergence import kl_divergence
+from numpy.typing import NDArray
 from results import write_results
 from torch import nn
 
@@ -201,25 +203,21 @@ def measure(
         peak_mb = status_mb("VmHWM") - held_mb
     score = evaluate(model, model.task, model.preprocessor, data.search, "accuracy")
     dense = load_checkpoint(arguments.checkpoint)
-    kl = divergence(answers(dense, data.search), answers(model, data.search))
+    kl = 1000 * kl_divergence(answers(dense, data.search), answers(model, data.search))
     if export_to is not None:
         export_onnx(model, export_to, threads=1)
     left = 100 * count_flops(model.module, length) / before
     return Pruned(100 * score.value, kl, left, seconds, peak_mb)
 
 
-def answers(model: TorchModel, dataset: Dataset) -> torch.Tensor:
-    """Return the log probabilities of every row, softened, shape `(rows, classes)`."""
+def answers(model: TorchModel, dataset: Dataset) -> NDArray[np.float32]:
+    """Return the logits of every row, shape `(rows, classes)`."""
     texts = dataset.examples
     parts = [
         model.predict(model.task.encode(model.preprocessor, texts[start : start + 64]))
         for start in range(0, len(texts), 64)
     ]
-    return torch.log_softmax(torch.from_numpy(np.concatenate(parts)) / 2, dim=-1)
-
-
-def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> float:
-    return 1000 * float((dense.exp() * (dense - pruned)).sum(dim=-1).mean())
+    return np.concatenate(parts)
 
 
 def reset_peak_mb() -> float:

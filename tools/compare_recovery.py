@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from classifier_rows import new_parser, quieten, read_splits, set_aside
 from compare_pruning import count_flops, mean_tokens
+from divergence import kl_divergence
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
@@ -38,7 +39,6 @@ from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
 from compressor.verify.evaluation import predict_outputs
 
-_TEMPERATURE = 2.0
 _RECIPE = (
     "epochs",
     "learning_rate",
@@ -97,15 +97,6 @@ def accuracy(logits: NDArray[np.float32], dataset: Dataset) -> float:
     return 100 * float((logits.argmax(axis=1) == dataset.labels).mean())
 
 
-def divergence(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> float:
-    """Return 1000 times the mean KL divergence at temperature 2."""
-    own, other = (
-        torch.log_softmax(torch.from_numpy(logits).double() / _TEMPERATURE, dim=-1)
-        for logits in (student, teacher)
-    )
-    return 1000 * float((other.exp() * (other - own)).sum(dim=-1).mean())
-
-
 def compress(
     arguments: argparse.Namespace,
     rows: dict[str, Dataset],
@@ -138,8 +129,8 @@ def compress(
         search, held_out = (answers(model, rows[name]) for name in ("search", "held-out"))
         values = (
             accuracy(search, rows["search"]),
-            divergence(search, teacher.search),
-            divergence(held_out, teacher.held_out),
+            1000 * kl_divergence(teacher.search, search),
+            1000 * kl_divergence(teacher.held_out, held_out),
             share_of_same(held_out, teacher.held_out),
             100 * count_flops(model.module, length) / before,
             seconds / 60,

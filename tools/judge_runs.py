@@ -40,9 +40,9 @@ from compare_int8 import (
     read_texts,
     timed_inputs,
 )
+from divergence import kl_divergence
 from numpy.typing import NDArray
 from results import write_results
-from scipy.special import log_softmax
 
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
@@ -50,7 +50,6 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import Batch
 
 _PLAIN = "plain"
-_TEMPERATURE = 2.0
 _Z = 1.96  # of 95%
 _Floats = NDArray[np.float32]
 
@@ -138,14 +137,8 @@ def loss_of(original: _Floats, found: _Floats, labels: NDArray[np.int64]) -> Map
         "points_lost": 100 * float(lost.mean()),
         "points_either_way": 100 * _Z * float(lost.std(ddof=1)) / len(lost) ** 0.5,
         "changed_percent": 100 * float(np.mean(before != after)),
-        "kl_thousandths": 1000 * _kl(original, found),
+        "kl_thousandths": 1000 * kl_divergence(original, found),
     }
-
-
-def _kl(original: _Floats, found: _Floats) -> float:
-    """Return the mean KL divergence of the second from the first, in nats."""
-    expected, given = (log_softmax(item / _TEMPERATURE, axis=1) for item in (original, found))
-    return float((np.exp(expected) * (expected - given)).sum(axis=1).mean())
 
 
 def times(

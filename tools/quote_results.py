@@ -596,12 +596,12 @@ def pruning_alone() -> str:
     return "\n".join([*lines, "", said, "", source("pruning-alone", results)])
 
 
-def smallest(*names: str) -> str:
+def judged(name: str) -> str:
     """Return the table of runs that `tools/judge_runs.py` judged, a line for each seed."""
-    found = {name: read_results(name) for name in names}
-    rows = [row for results in found.values() for row in results["rows"]]
+    results = read_results(name)
+    rows = results["rows"]
     files = list(rows[0]["apart"])
-    heads = "".join(f" points lost, `{name}` | changed |" for name in files)
+    heads = "".join(f" points lost, `{file}` | changed |" for file in files)
     lines = [
         f"| seed | size | speed, batch 1 | batch 32 |{heads} proven at most | minutes |",
         "|--:|:--|:--|:--|" + "--:|--:|" * len(files) + "--:|--:|",
@@ -621,13 +621,12 @@ def smallest(*names: str) -> str:
             f"{' | '.join(speeds)} |{lost} {row['proven_points']:.2f} | {row['minutes']:.0f} |"
         )
     counts = ", ".join(
-        f"{item['rows']:,} rows of `{name}`, of which the checkpoint gets {item['baseline']:.2f}% "
+        f"{item['rows']:,} rows of `{file}`, of which the checkpoint gets {item['baseline']:.2f}% "
         f"right"
-        for name, item in rows[0]["apart"].items()
+        for file, item in rows[0]["apart"].items()
     )
     said = f"<sub>{counts}; speed and size beside the exporter's plain float32 file.</sub>"
-    sources = [source(name, results) for name, results in found.items()]
-    return "\n".join([*lines, "", said, "", "\n\n".join(sources)])
+    return "\n".join([*lines, "", said, "", source(name, results)])
 
 
 def tables() -> str:
@@ -1057,7 +1056,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning_cost": partial(pruning_cost, "pruning-cost"),
     "pruning_cost_of_sizes": partial(pruning_cost, "pruning-cost-12x768", "pruning-cost-24x1024"),
     "pruning_alone": pruning_alone,
-    "smallest": partial(smallest, "sst2-minilm-smallest"),
+    "smallest": partial(judged, "sst2-minilm-smallest"),
     "tables": tables,
     "convolutions": convolutions,
     "families_int8": families_int8,
