@@ -27,12 +27,14 @@ from compressor.words import printable
 
 _INDENT = 11  # columns before what a step found out
 _REFRESHES = 4  # a second: what a display computes is taken from the work that it shows
+_SECONDS_BETWEEN = 60.0  # lines about one bar in a log: work of an hour must not look like a hang
 
 
 class ConsoleProgress:
     """One line for each step, and below it a bar for what is under way and a line for the whole.
 
-    Off a terminal only lines are written, whatever their length, so that a log stays readable.
+    Off a terminal only lines are written, whatever their length, so that a log stays readable. What
+    is under way for longer than a minute writes how far it is, once a minute.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,11 +80,14 @@ class ConsoleProgress:
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:
-        """Show a bar that disappears when its work is done."""
+        """Show a bar that disappears when its work is done; in a log, a line a minute."""
+        if not self._is_live:
+            yield self._line_a_minute(description, total)
+            return
         columns = _columns(known=total is not None)
         bars = Bars(
             *columns, console=self._console, transient=True, expand=True,
-            refresh_per_second=_REFRESHES, disable=not self._is_live,
+            refresh_per_second=_REFRESHES,
         )  # fmt: skip
         task = bars.add_task(printable(description), total=total, detail="")
 
@@ -99,6 +104,24 @@ class ConsoleProgress:
             yield advance
         finally:
             self._bars.remove(bars)
+
+    def _line_a_minute(self, description: str, total: int | None) -> Advance:
+        """Return what counts the units of a bar and writes how far they are, now and then."""
+        done, told = 0, self._clock()
+
+        def advance(amount: int = 1, detail: str = "") -> None:
+            nonlocal done, told
+            done += amount
+            if (now := self._clock()) - told < _SECONDS_BETWEEN or done == total:
+                return  # what is done is told by the step itself
+            told = now
+            so_far = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+            parts = [f"{description}: {so_far}", detail]
+            left = "" if self._remaining is None else f"; {time_left(self._remaining())}"
+            line = printable(", ".join(filter(None, parts)) + left)
+            self._write(Text(""), Text(line, style="dim"))
+
+        return advance
 
     def _picture(self) -> RenderableType:
         """Return the bars under way, and below them the line of the whole."""

@@ -38,11 +38,34 @@ def test_a_log_has_a_line_for_each_step_and_result_with_the_time_so_far():
     assert stream.getvalue() == f"   12.3 s  passes[0] (finetune)\n           {LONG}\n"
 
 
-def test_a_bar_leaves_nothing_in_a_log():
-    progress, stream, _ = shown(terminal=False)
+def test_a_bar_of_less_than_a_minute_leaves_nothing_in_a_log():
+    progress, stream, clock = shown(terminal=False)
     with progress.whole(lambda: 90.0), progress.bar("training", 3) as advance:
+        clock.now = 59.9
         advance(2, "loss 0.1")
+        clock.now = 200.0
+        advance(1, "loss 0.1")  # all of it: the step says what came of it
     assert stream.getvalue() == ""
+
+
+def test_a_log_tells_once_a_minute_how_far_a_bar_is():
+    progress, stream, clock = shown(terminal=False)
+    with progress.whole(lambda: 3600.0 - clock.now), progress.bar("training", 12_000) as advance:
+        for second in range(1, 180):
+            clock.now = float(second)
+            advance(20, f"loss {1 / second:.3f}")
+    assert stream.getvalue() == (
+        "           training: 1,200 of 12,000, loss 0.017; about 59 min left\n"
+        "           training: 2,400 of 12,000, loss 0.008; about 58 min left\n"
+    )
+
+
+def test_a_log_tells_of_a_bar_outside_of_a_run_and_without_a_known_end():
+    progress, stream, clock = shown(terminal=False)
+    with progress.bar("reading", None) as advance:
+        clock.now = 61.0
+        advance(5)
+    assert stream.getvalue() == "           reading: 5\n"
 
 
 def test_what_comes_next_is_told_with_the_time_that_the_whole_run_has_left():
