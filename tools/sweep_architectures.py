@@ -99,6 +99,9 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "fnet": {**TEXT, "type_vocab_size": 2},
     "funnel": {"vocab_size": ROWS, "block_sizes": [1, 1], "d_model": 32, "n_head": 4,
                "d_head": 8, "d_inner": 64, "num_decoder_layers": 1},
+    "funnel (factorized)": {"vocab_size": ROWS, "block_sizes": [2], "d_model": 32, "n_head": 4,
+                            "d_head": 8, "d_inner": 64, "num_decoder_layers": 1,
+                            "attention_type": "factorized", "initializer_range": 1.0},
     "gemma": {**DECODER, "head_dim": 8},
     "gemma2": {**DECODER, "head_dim": 8},
     "gemma3_text": {**DECODER, "head_dim": 8},
@@ -186,7 +189,9 @@ RATE = 16_000
 # What the short form takes: a gated feed-forward whose weights are packed, read at one token.
 QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
-WITHOUT_ENCODER = frozenset(("gpt2", "llama", "mistral", "qwen2", "qwen3", "xlnet", "funnel"))
+WITHOUT_ENCODER = frozenset((
+    "funnel", "funnel (factorized)", "gpt2", "llama", "mistral", "qwen2", "qwen3", "xlnet",
+))  # fmt: skip
 
 # Classes that tag tokens, as those that classify texts hold a decoder too.
 TAGGERS = frozenset(("mt5", "t5", "t5 (gated)"))

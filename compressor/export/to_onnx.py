@@ -92,8 +92,9 @@ def export_onnx(
         raise ExportError(
             f"export.provider: '{provider}' is not known (allowed: {', '.join(_FUSIONS)})"
         )
-    kind = model.module.config.model_type
-    if (reason := family_of(kind).not_exported) is not None:
+    config = model.module.config
+    kind, family = config.model_type, family_of(config.model_type)
+    if (reason := family.not_exported) is not None and family.has_own_ways(config):
         raise ExportError(f"{type(model.module).__name__}: {not_exported(kind, reason)}")
     device = model.device
     # Tracing on a GPU would write down the attention kernels that PyTorch picks there.

@@ -94,6 +94,8 @@ def check_family(files: CheckpointFiles) -> None:
     """
     kind = files.config.get("model_type")
     family = family_of(kind)
+    if not family.has_own_ways(files.config):
+        return
     if (reason := family.not_exported) is not None:
         raise EnvironmentMismatch(f"{files.name}: {not_exported(kind, reason)}")
     if (reason := family.reads_padding) is not None:

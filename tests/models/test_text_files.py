@@ -10,7 +10,9 @@ import pytest
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.loading import load_config
 from compressor.models.text_files import check_text_files
+from compressor.tasks import load_task
 
 
 def files_with(tmp_path: Path, tokenizer: dict[str, Any], **config: Any) -> CheckpointFiles:
@@ -73,6 +75,29 @@ def test_what_cannot_be_right_is_refused(
     files = files_with(tmp_path, tokenizer, **config)
     with pytest.raises(EnvironmentMismatch, match=message):
         check_text_files(files, max_length=None, pooling=None)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "nystromformer", "conv_kernel_size": None},
+        {"model_type": "funnel", "attention_type": "factorized"},
+    ],
+)
+def test_a_family_is_not_refused_for_what_its_settings_leave_out(
+    tmp_path: Path, config: dict[str, Any]
+):
+    files = files_with(tmp_path, {"model_max_length": 128}, **config)
+    assert check_text_files(files, max_length=None, pooling=None) == 128
+
+
+def test_a_nystromformer_without_convolution_is_refused_by_what_transformers_says(tmp_path: Path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "nystromformer", "conv_kernel_size": null}'
+    )
+    files = files_with(tmp_path, {}, model_type="nystromformer", conv_kernel_size=None)
+    with pytest.raises(EnvironmentMismatch, match=r"cannot read it .*'conv_kernel_size' expected"):
+        load_config(files, load_task("text-classification"))
 
 
 def test_what_a_teacher_gives_may_depend_on_padding(tmp_path: Path):

@@ -26,6 +26,13 @@ def setting(config: Config, name: str) -> object:
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
+def says(config: Config, name: str, value: object) -> bool:
+    """Whether a configuration has an entry, and that it is `value`; one that is left out is not."""
+    if isinstance(config, Mapping):
+        return name in config and config[name] == value
+    return hasattr(config, name) and getattr(config, name) == value
+
+
 def part_of(config: PreTrainedConfig, part: str | None) -> PreTrainedConfig:
     """Return the part of a configuration that is the encoder's, all of it where that is None."""
     if part is None:
@@ -191,8 +198,14 @@ class Family:
     reads_padding: str | None = None
     # What of it no ONNX file computes for texts of any length; None where nothing is known of it.
     not_exported: str | None = None
+    # A setting and its value with which a model of the type does neither of both.
+    unless: tuple[str, object] | None = None
     # Whether its attention takes blocks in place of all tokens where a text has many of them, and
     # all tokens from then on once it has read a shorter text.
     is_block_sparse: bool = False
     # What position_embedding_type may say of it beside absolute: what transformers computes.
     position_types: tuple[str, ...] = ()
+
+    def has_own_ways(self, config: Config) -> bool:
+        """Whether what `reads_padding` and `not_exported` say holds for a configuration."""
+        return self.unless is None or not says(config, *self.unless)

@@ -40,7 +40,12 @@ LONGFORMER = Family(
 CANINE = Family(
     UNKNOWN.encoder, not_exported="hash characters and have no one table of tokens (vocab_size)"
 )
-FUNNEL = Family(UNKNOWN.encoder, not_exported="halve the number of tokens from block to block")
+# Positions of the other kind of attention are computed as tensors, of any number of tokens.
+FUNNEL = Family(
+    UNKNOWN.encoder,
+    not_exported="lay out positions for one number of tokens, which they halve from block to block",
+    unless=("attention_type", "factorized"),
+)
 MRA = Family(
     UNKNOWN.encoder, not_exported="have an attention that is zero without a kernel for GPUs"
 )
@@ -50,4 +55,9 @@ DECODER_FROM_LAST_TOKEN = Family(
     not_exported="have a decoder that begins with the last token, found in another way for one "
     "text than for several",
 )
-NYSTROMFORMER = Family(UNKNOWN.encoder, reads_padding="convolve over tokens and padding alike")
+# transformers 5 builds none without its convolution, and says so of the null itself.
+NYSTROMFORMER = Family(
+    UNKNOWN.encoder,
+    reads_padding="convolve over tokens and padding alike",
+    unless=("conv_kernel_size", None),
+)
