@@ -18,6 +18,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
+from sweep_architectures import FROM_THE_LEFT
 from tiny_configs import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
@@ -38,7 +39,6 @@ SIDE = 16  # pixels
 SHORTEST = 3  # words
 RATE = 16_000  # samples a second
 WRONG = 0.05  # labels are never clean
-_FROM_THE_LEFT = ("xlnet",)  # reads the last token as what a text is about
 RARE = 0.04  # rows of the second class where nearly all are of the first
 _EVEN: tuple[Kind, ...] = ("labelled", "labelled", "unlabelled", "mislabelled")
 
@@ -87,7 +87,7 @@ class Subject(ABC):
     def save(self, module: Any, folder: Path) -> None:
         """Save the module with what reads its inputs."""
         made = tokenizer()
-        if self.wanted.family in _FROM_THE_LEFT:
+        if self.wanted.family in FROM_THE_LEFT:
             made.padding_side = made.init_kwargs["padding_side"] = "left"
         made.save_pretrained(folder)
         module.save_pretrained(folder)

@@ -207,6 +207,9 @@ CONVOLVING = ("convnext", "convnextv2", "mobilenet_v2", "resnet", "swin", "swinv
 BEGUN = frozenset(("gemma", "gemma2", "gemma3_text", "llama", "mistral"))
 BARE = frozenset(("gpt2", "qwen2", "qwen3"))
 
+# What is told of a text is read at the last place of a row, whatever stands there.
+FROM_THE_LEFT = frozenset(("xlnet",))
+
 Verdict = Literal["right", "refused", "WRONG", "CRASH"]
 
 
@@ -347,7 +350,7 @@ def _tokenizer(family: str) -> Any:
     """Return a tokenizer of made-up words that marks the ends of a text as the family's own do."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     shared: dict[str, Any] = {
-        "model_max_length": 40,
+        "model_max_length": 64,
         "model_input_names": ["input_ids", "attention_mask"],
         **dict(zip(names, SPECIAL, strict=True)),
     }
@@ -364,7 +367,10 @@ def _tokenizer(family: str) -> Any:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"[CLS] $A{end}", special_tokens=special if end else special[:1]
         )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **shared)
+    side = "left" if family in FROM_THE_LEFT else "right"
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, padding_side=side, **shared
+    )
 
 
 def _pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:

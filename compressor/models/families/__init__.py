@@ -41,6 +41,7 @@ from compressor.models.families.not_prunable import (
     SQUEEZEBERT,
     UNKNOWN,
     WINDOWS,
+    XLNET,
     YOSO,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
@@ -123,6 +124,7 @@ FAMILIES: Mapping[str, Family] = {
     "whisper": WHISPER,
     "xlm-roberta": ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,
+    "xlnet": XLNET,
     "xmod": XMOD,
     "yoso": YOSO,
 }

@@ -61,3 +61,7 @@ NYSTROMFORMER = Family(
     reads_padding="convolve over tokens and padding alike",
     unless=("conv_kernel_size", None),
 )
+# Its weights of queries, keys, values and positions have three axes and lie in no linear layer.
+XLNET = Family(
+    "its attention has parameters of three axes, and units are found in linear layers alone"
+)
