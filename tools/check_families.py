@@ -71,7 +71,7 @@ from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.loading import STRUCTURE
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.probes import RowDependence, read_probes
-from compressor.models.text_files import check_family
+from compressor.models.text_files import check_family, positions_limit
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.quantize_aware_train.fake_quantize import simulated_int8
@@ -377,7 +377,8 @@ def batches_of(family: str, model: TorchModel) -> Iterator[tuple[str, dict[str, 
 
 
 def _most_positions(model: TorchModel) -> int:
-    return int(getattr(model.module.config, "max_position_embeddings", 64) or 64)
+    named = getattr(model.module.config, "max_position_embeddings", None)
+    return positions_limit(Path("config.json"), named) or LENGTHS[-1]
 
 
 def _side(family: str) -> int:
