@@ -1,6 +1,6 @@
 """Take tiny random models of many families through every kind of pass, and say what came out.
 
-Each family gets a random checkpoint with a tokenizer or image processor, and each pass a cell:
+Each family gets a random checkpoint with what prepares its inputs, and each pass a cell:
 
     yes        what the pass made computes what it has to, and another program said so
     no: ...    refused, with the reason, which for some is that of every run
@@ -119,7 +119,7 @@ INTRODUCTION = """\
 
 What each pass does with each model type whose heads and neurons can be pruned, and with some that
 stay as they are. `tools/check_families.py` writes this table from tiny random checkpoints with a
-tokenizer or an image processor. *Yes* means that a program that knows nothing of this package
+tokenizer, an image processor or a feature extractor, *(vectors)* from one without a head. *Yes* means that a program that knows nothing of this package
 compared what the pass made with what transformers computes, at several lengths, alone and in
 batches padded on either side. A pruned model is compared with the dense one whose units are zero,
 whatever scored them. *Neurons* means that heads have to stay. Reasons stand below the table.
@@ -169,6 +169,17 @@ torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
 jobs, found = json.load(open(sys.argv[1])), {}
 
+def vectors_of_sounds(model, batch):
+    # Each alone and as long as it is, so that there is no padding to be told from samples.
+    with torch.no_grad():
+        if model.config.model_type == "audio-spectrogram-transformer":
+            return model(**batch).pooler_output
+        if model.config.model_type == "whisper":
+            return model.get_encoder()(**batch).last_hidden_state.mean(dim=1)
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        sounds = [row[None, :length] for row, length in zip(batch["input_values"], lengths)]
+        return torch.cat([model(sound).last_hidden_state.mean(dim=1) for sound in sounds])
+
 def outputs(folder, batch):
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = "Image" if "pixel_values" in batch else "Sequence"
@@ -181,8 +192,11 @@ def outputs(folder, batch):
         auto = transformers.AutoModel
     if folder not in models:
         models[folder] = auto.from_pretrained(folder).eval()
+    batch = {k: torch.from_numpy(v) for k, v in batch.items()}
+    if kind == "Audio" and auto is transformers.AutoModel:
+        return vectors_of_sounds(models[folder], batch).numpy()
     with torch.no_grad():
-        given = models[folder](**{k: torch.from_numpy(v) for k, v in batch.items()})
+        given = models[folder](**batch)
     return (given.logits if "logits" in given else given.pooler_output).numpy()
 
 models = {}

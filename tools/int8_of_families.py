@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from results import FOLDER, commit, read_results, write_results
 from sweep_architectures import (
     CONVOLVING,
+    HEADLESS,
     IMAGE_FAMILIES,
     RATE,
     SEED,
@@ -63,7 +64,7 @@ FORMS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     every = [*TEXT_FAMILIES, *IMAGE_FAMILIES, *SOUND_FAMILIES]
-    known = [name for name in every if name.partition(" ")[0] in FAMILIES]
+    known = [name for name in every if name.partition(" ")[0] in FAMILIES and name not in HEADLESS]
     parser.add_argument("--only", nargs="+", choices=known, default=known, metavar="FAMILY")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

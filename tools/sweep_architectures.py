@@ -172,12 +172,13 @@ WAVES: dict[str, Any] = {
     # With norms over the whole of a sound what they compute depends on how far it is padded.
     **{"feat_extract_norm": "layer"},
 }
-SOUND_FAMILIES: dict[str, dict[str, Any]] = {
+_SOUND_FAMILIES: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {**TINY, "max_length": 32, "num_mel_bins": 16,
                                       "patch_size": 8},
     "hubert": WAVES,
     "wav2vec2": WAVES,
     "wav2vec2 (norms first)": {**WAVES, "do_stable_layer_norm": True},
+    "wavlm": {**WAVES, "do_stable_layer_norm": True},
     "whisper": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4,
                 "encoder_ffn_dim": 64, "decoder_layers": 1, "decoder_attention_heads": 4,
                 "decoder_ffn_dim": 32, "num_mel_bins": 16, "max_source_positions": 50,
@@ -186,6 +187,11 @@ SOUND_FAMILIES: dict[str, dict[str, Any]] = {
                 "decoder_start_token_id": 1},
 }  # fmt: skip
 RATE = 16_000
+# The same without a head, which give a vector.
+VECTORS_OF_SOUNDS = {
+    f"{name} (vectors)": fields for name, fields in _SOUND_FAMILIES.items() if "(" not in name
+}
+SOUND_FAMILIES = {**_SOUND_FAMILIES, **VECTORS_OF_SOUNDS}
 # What the short form takes: a gated feed-forward whose weights are packed, read at one token.
 QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
@@ -196,8 +202,9 @@ WITHOUT_ENCODER = frozenset((
 # Classes that tag tokens, as those that classify texts hold a decoder too.
 TAGGERS = frozenset(("mt5", "t5", "t5 (gated)"))
 
-# Encoders of images of which transformers has no classifier: what they give is a vector.
-HEADLESS = frozenset(("dinov3_vit", "dinov3_vit (gated)"))
+# Encoders without a head, which give a vector: of sounds, and of images where transformers has no
+# classifier of the type.
+HEADLESS = frozenset(("dinov3_vit", "dinov3_vit (gated)", *VECTORS_OF_SOUNDS))
 
 # Of these static int8 computes convolutions in int8 too.
 CONVOLVING = ("convnext", "convnextv2", "mobilenet_v2", "resnet", "swin", "swinv2")
@@ -307,6 +314,8 @@ def build(folder: Path, family: str, head: str) -> None:
         processor.save_pretrained(folder)
     elif family in SOUND_FAMILIES:
         auto = transformers.AutoModelForAudioClassification
+        if family in HEADLESS:
+            auto = transformers.AutoModel
         _extractor(family).save_pretrained(folder)
     else:
         auto = transformers.AutoModelForSequenceClassification
@@ -339,9 +348,10 @@ def _side(family: str) -> int:
 
 def _extractor(family: str) -> Any:
     """Return what makes a model's inputs of samples."""
-    if family == "whisper":
+    kind = family.partition(" ")[0]
+    if kind == "whisper":
         return transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
-    if family == "audio-spectrogram-transformer":
+    if kind == "audio-spectrogram-transformer":
         return transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=32)
     return transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
