@@ -119,10 +119,11 @@ INTRODUCTION = """\
 
 What each pass does with each model type whose heads and neurons can be pruned, and with some that
 stay as they are. `tools/check_families.py` writes this table from tiny random checkpoints with a
-tokenizer, an image processor or a feature extractor, *(vectors)* from one without a head. *Yes* means that a program that knows nothing of this package
-compared what the pass made with what transformers computes, at several lengths, alone and in
-batches padded on either side. A pruned model is compared with the dense one whose units are zero,
-whatever scored them. *Neurons* means that heads have to stay. Reasons stand below the table.
+tokenizer, an image processor or a feature extractor, and those marked *vectors* from models
+without a head. *Yes* means that a program that knows nothing of this package compared what the pass
+made with what transformers computes, at several lengths, alone and in batches padded on either
+side. A pruned model is compared with the dense one whose units are zero, whatever scored them.
+*Neurons* means that heads have to stay. Reasons stand below the table.
 
 A model type that is not in the table is exported and quantized as it comes, and compared with
 PyTorch before anything else happens; only pruning has to know where units sit."""
