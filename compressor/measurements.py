@@ -198,24 +198,28 @@ class Parity:
 
 @dataclass(frozen=True)
 class LengthRecord:
-    """How many tokens of a text are read by the artifact, and were by what scores were taken on."""
+    """How much of a text or sound the artifact reads, and what scores were taken on read."""
 
     checkpoint: Count | None
-    """Tokens of a text that the checkpoint reads at most. Null: it names no limit."""
+    """Tokens of a text, or samples of a sound, that the checkpoint reads at most. Null: it names no
+    limit."""
     artifact: Count
-    """Tokens of a text that the artifact reads at most."""
+    """Tokens or samples that the artifact reads at most."""
     measured: Count
-    """Tokens at which texts were cut while scores were taken."""
+    """Tokens or samples at which texts or sounds were cut while scores were taken."""
     longest: Count
-    """Tokens of the longest text that scores were taken on, after that."""
+    """Tokens or samples of the longest one that scores were taken on, after that."""
     num_examples: Count
-    """Texts of the search and certification splits."""
+    """Texts or sounds of the search and certification splits."""
     num_cut: Count
     """How many of them are longer than `measured`."""
     limited_by: str | None = None
     """The key of the recipe that `artifact` follows from: `export.max_length`, or the model that
     reads least of `model.checkpoint` and students, such as `passes.0.student`. Null: the report is
-    older than this key."""
+    older than this key, or a sound is read up to what the checkpoint reads."""
+    unit: str = "token"
+    """What is counted: `token` of a text, or `sample` of a sound. Null: the report is older than
+    this key, and has tokens."""
 
 
 @dataclass(frozen=True)
@@ -720,8 +724,8 @@ class RunReport:
     """What speaks against taking the scores for proof, a sentence each, without its full stop.
     Null: nothing does."""
     lengths: LengthRecord | None = None
-    """How long a text the artifact reads, and up to which length it was measured. Null: the task
-    reads no texts, or the run stopped before."""
+    """How long a text or sound the artifact reads, and up to which length it was measured. Null:
+    the task reads images or the model sounds of any length, or the run stopped before."""
     rows_to_certify: Count | None = None
     """About how many rows of their own, in `data.certification`, would prove the budget with a
     chance of 80%, if they lost what the search split lost. Null: there is such a split, no number

@@ -182,6 +182,8 @@ def reused_line(name: str, seconds: float) -> str:
 
 
 def cut_line(lengths: LengthRecord) -> str:
-    """Say how many texts were too long to be read whole."""
-    texts = f"{lengths.num_cut:,} of {lengths.num_examples:,} texts"
-    return f"{texts} are longer than {lengths.measured} tokens: the rest of them is not read"
+    """Say how many texts or sounds were too long to be read whole."""
+    noun = "sounds" if lengths.unit == "sample" else "texts"
+    rows = f"{lengths.num_cut:,} of {lengths.num_examples:,} {noun}"
+    limit = counted(lengths.measured, lengths.unit)
+    return f"{rows} are longer than {limit}: the rest of them is not read"

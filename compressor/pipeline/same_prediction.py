@@ -21,7 +21,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.probes import TOLERANCE, Readings, RowDependence, read_probes
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Task, texts_of
-from compressor.verify.evaluation import measured_lengths, parity_probes
+from compressor.verify.evaluation import measured_lengths, measured_samples, parity_probes
 from compressor.words import counted
 
 JUDGED = ("search", "certification")  # the splits that scores of both ends are taken on
@@ -34,7 +34,7 @@ def require_one_prediction(
     limit: int | None,
     max_length: int | None,
 ) -> tuple[LengthRecord | None, Readings]:
-    """Return up to which length texts are measured, None for images, and what the model predicts.
+    """Return up to which length rows are measured, None for images, and what the model predicts.
 
     `model` is the untouched checkpoint, just loaded from `files`; it reads up to `limit` tokens of
     a text and the artifact up to `max_length`. Raises `EnvironmentMismatch` when it gives a row
@@ -56,10 +56,10 @@ def require_one_prediction(
             f"{files.name}: {found}, so a score would depend on how rows are put together; "
             f"{_advice(model, files.directory)}"
         ) from found
-    if max_length is None:
-        return None, found
     judged = [splits[name] for name in JUDGED if name in splits]
     own = (model.task, model.preprocessor, judged)
+    if max_length is None:
+        return measured_samples(*own), found
     return measured_lengths(*own, checkpoint=limit, artifact=max_length), found
 
 

@@ -72,7 +72,7 @@ def _prompt_words(embedding: EmbeddingRecord) -> str:
 
 
 def length_words(report: RunReport) -> str | None:
-    """Say how long a text the artifact reads, and up to which length it was measured.
+    """Say how long a text or sound the artifact reads, and up to which length it was measured.
 
     None for images, and where the run stopped before the artifact was scored.
     """
@@ -80,7 +80,8 @@ def length_words(report: RunReport) -> str | None:
     if lengths is None or report.final is None:
         return None
     own, artifact, longest = lengths.checkpoint, lengths.artifact, lengths.longest
-    words = f"The artifact reads up to {counted(artifact, 'token')} of a text"
+    noun = "sound" if lengths.unit == "sample" else "text"
+    words = f"The artifact reads up to {counted(artifact, lengths.unit)} of a {noun}"
     if not cuts_texts(report):
         words += " at a time"
     key = lengths.limited_by
@@ -101,10 +102,10 @@ def length_words(report: RunReport) -> str | None:
         if lengths.num_cut:
             words += f": {cut}, and neither model read the rest of them"
         return f"{words}."
-    words += f". It was measured on texts of up to {counted(longest, 'token')}"
+    words += f". It was measured on {noun}s of up to {counted(longest, lengths.unit)}"
     if lengths.num_cut:
         words += f": {cut}, and data.max_length cut them"
-    return f"{words}. Longer texts were not measured."
+    return f"{words}. Longer {noun}s were not measured."
 
 
 def own_code_words(report: RunReport) -> str | None:

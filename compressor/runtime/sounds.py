@@ -252,6 +252,16 @@ class SoundProcessor:
         return padded
 
 
+def most_samples(settings: Mapping[str, Any]) -> int | None:
+    """Return how many samples of a sound a feature extractor reads at most; None: any number."""
+    kind = settings.get("feature_extractor_type")
+    if kind == "WhisperFeatureExtractor":
+        return int(settings["chunk_length"]) * int(settings["sampling_rate"])
+    if kind == "ASTFeatureExtractor":  # one more sample begins a frame that is left out
+        return _FRAME + int(settings["max_length"]) * _HOP - 1
+    return None
+
+
 def _more_than_plain(settings: Mapping[str, Any]) -> str | None:
     """Return what a feature extractor does besides, or None."""
     kind = settings.get("feature_extractor_type")

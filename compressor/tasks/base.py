@@ -522,6 +522,17 @@ class Task(Explained, ABC):
         """
         return None
 
+    def samples_read(
+        self,
+        preprocessor: Any,  # noqa: ARG002 - for sounds
+    ) -> tuple[int | None, int] | None:
+        """Return how many samples of a sound the checkpoint reads at most, and how many are read.
+
+        The first is None where the checkpoint reads any number; all is None where all are read, and
+        for what is no sound.
+        """
+        return None
+
     def tokenizes(self, preprocessor: Any) -> str | None:  # noqa: ARG002 - for single rows of tokens
         """Return all that the tokens of an example depend on beside it, as text.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import require_plain_files
-from compressor.runtime.sounds import READS_SAMPLES, SoundInputs, SoundProcessor
+from compressor.runtime.sounds import READS_SAMPLES, SoundInputs, SoundProcessor, most_samples
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.columns import Columns, SoundColumns
 from compressor.tasks.examples import Example, length_of
@@ -141,6 +141,12 @@ class SoundTask(Task):
         for example in examples:
             reader.require_heard(sound_of(example))
 
+    def samples_read(self, preprocessor: Any) -> tuple[int | None, int] | None:
+        """Return how many samples the checkpoint reads, and how many are with `max_length`."""
+        reader: SoundReader = preprocessor
+        limits = [item for item in (reader.most, self.max_length) if item is not None]
+        return (reader.most, min(limits)) if limits else None
+
     def needed_length(self, preprocessor: Any, examples: Iterable[Example]) -> int | None:
         """Return the samples of the longest sound, for a model that takes padding in."""
         reader: SoundReader = preprocessor
@@ -184,6 +190,13 @@ class SoundReader:
         """Return the class of the feature extractor."""
         extractor = self.inputs.extractor
         return str(getattr(extractor, "kind", type(extractor).__name__))
+
+    @property
+    def most(self) -> int | None:
+        """Return how many samples a spectrogram of one size is made of; None without one."""
+        own = self.inputs.extractor
+        settings = own.settings if isinstance(own, SoundProcessor) else own.to_dict()
+        return most_samples(settings)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the feature extractor's settings."""

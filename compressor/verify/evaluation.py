@@ -23,6 +23,7 @@ from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, Example, Outputs, Task, find_metric, texts_of
+from compressor.tasks.examples import length_of
 
 BATCH_SIZE = 32
 _PARTS = 1024  # batches whose outputs are then joined
@@ -255,6 +256,26 @@ def measured_lengths(
         longest=min(int(counts.max()), measured),
         num_examples=len(counts),
         num_cut=int(np.sum(counts > measured)) if task.cuts_texts else 0,
+    )
+
+
+def measured_samples(
+    task: Task, preprocessor: Preprocessor, datasets: Sequence[Dataset]
+) -> LengthRecord | None:
+    """Return up to which length sounds were measured; None for what is none, or has no limit."""
+    limits = task.samples_read(preprocessor)
+    if limits is None:
+        return None
+    own, measured = limits
+    counts = np.array([length_of(item) for dataset in datasets for item in dataset.examples])
+    return LengthRecord(
+        checkpoint=own,
+        artifact=measured,
+        measured=measured,
+        longest=min(int(counts.max()), measured),
+        num_examples=len(counts),
+        num_cut=int(np.sum(counts > measured)),
+        unit="sample",
     )
 
 

@@ -54,6 +54,18 @@ CUT_WORDS = (
             "The artifact reads up to 128 tokens of a text, as the recipe says; the checkpoint "
             "reads 512. It was measured up to that length.",
         ),
+        (
+            LengthRecord(5519, 5519, 5519, 5519, 40, 3, unit="sample"),
+            "The artifact reads up to 5,519 samples of a sound, as the checkpoint does. It was "
+            "measured up to that length: 3 of the 40 (7.5%) are longer, and neither model read the "
+            "rest of them.",
+        ),
+        (
+            LengthRecord(None, 6000, 6000, 4300, 40, 0, unit="sample"),
+            "The artifact reads up to 6,000 samples of a sound, as export.max_length says: the "
+            "checkpoint names no limit. It was measured on sounds of up to 4,300 samples. Longer "
+            "sounds were not measured.",
+        ),
     ],
 )
 def test_what_is_read_and_what_was_measured_are_told_apart(

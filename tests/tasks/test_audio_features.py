@@ -15,15 +15,19 @@ from models.test_checkpoint import edit_config
 from numpy.typing import NDArray
 from tasks.test_audio_classification import CONVOLUTIONS, RATE, save, tones
 
+from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.export.to_onnx import export_onnx
+from compressor.measurements import LengthRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.prune_structured.fisher import require_one_length
+from compressor.pipeline.same_prediction import require_one_prediction
 from compressor.progress import SILENT
 from compressor.tasks import load_task
+from compressor.tasks.sound import Sound
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 LENGTH = 6000  # at which models that normalise over a whole sound read all of them
@@ -277,3 +281,39 @@ def test_pooling_that_an_encoder_of_frames_has_not_is_refused(name: str, tmp_pat
     with pytest.raises(RecipeError, match=f"is cls, and model type '{kind}' has vectors of mean"):
         load_task("audio-features", pooling="cls").vector(folder)
     assert load_task("audio-features", pooling="mean").vector(folder).mode == "frame_mean"
+
+
+@pytest.mark.parametrize(
+    ("name", "max_length", "own", "read"),
+    [
+        ("whisper", None, 16_000, 16_000),  # a second, as `chunk_length` says
+        ("spectrogram", None, 5519, 5519),  # 32 frames of 400 samples, 160 apart
+        ("spectrogram", 2000, 5519, 2000),
+        ("hubert group", LENGTH, None, LENGTH),
+        ("hubert", 3000, None, 3000),
+    ],
+)
+def test_how_much_of_a_sound_is_read_is_told_with_how_many_are_longer(
+    name: str, max_length: int | None, own: int | None, read: int, tmp_path: Path
+):
+    torch.manual_seed(0)
+    files = find_checkpoint(str(save(MODELS[name](), tmp_path / "model")))
+    model = load_foreign(files, load_task("audio-features", max_length=max_length))
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 20_000).astype(np.float32)
+    sounds = [Sound(noise[:size], RATE, str(size)) for size in (1500, read, read + 1, 20_000)]
+    split = Dataset("search", tuple(sounds), None, np.arange(4), "made up")
+    found, _ = require_one_prediction(model, files, {"search": split}, None, None)
+    assert found == LengthRecord(own, read, read, read, 4, 2, unit="sample")
+    # One more sample changes nothing, and those that are read do.
+    whole, cut, less = (
+        model.predict(model.task.encode(model.preprocessor, [Sound(noise[:size], RATE, "")]))
+        for size in (read + 1, read, read - 1600)
+    )
+    assert whole == pytest.approx(cut, abs=1e-6)
+    assert np.abs(less - cut).max() > 1e-5
+
+
+def test_a_model_that_reads_sounds_of_any_length_cuts_none(tmp_path: Path):
+    torch.manual_seed(0)
+    model = loaded(save(MODELS["hubert"](), tmp_path / "model"))
+    assert model.task.samples_read(model.preprocessor) is None
