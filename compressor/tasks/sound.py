@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch
 from compressor.paths import unreadable
-from compressor.runtime.sounds import Samples
+from compressor.runtime.sounds import LOUDEST, Samples
 from compressor.words import counted
 
 # Bytes that no file holds: what programs such as ffmpeg and sox say when they write to a pipe.
 _LENGTH_UNKNOWN = 0x7FFF_F000
-_LOUDEST = 16.0  # of floats: a little above 1 is usual, and what is far above is another scale
 _PARTS = 16  # of a sound, whose loudness is taken
 _QUIETEST = 1e-10  # power that is added, so that silence has a logarithm
 _WHOLE, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # formats, the last of which names another one
@@ -112,7 +111,7 @@ def read_wav(source: Path | bytes, place: str) -> Sound:
         )
     whole = len(frames) // form.frame * form.frame
     values = _numbers(frames[:whole], form).reshape(-1, form.channels)
-    if form.is_float and not np.abs(values).max() <= _LOUDEST:
+    if form.is_float and not np.abs(values).max() <= LOUDEST:
         raise EnvironmentMismatch(
             f"{place}: the sound{name} has floats that are no samples in -1..1; divide samples of "
             f"16 bits by 32768, or leave the sound out"

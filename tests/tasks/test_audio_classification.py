@@ -27,6 +27,7 @@ from compressor.inspection.terminal import render_checkpoint
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_foreign
 from compressor.passes.prune_magnitude.masks import prunable_weights
+from compressor.runtime.sounds import given_sounds
 from compressor.tasks import load_task
 from compressor.tasks.columns import SoundColumns
 from compressor.tasks.examples import length_of
@@ -291,6 +292,18 @@ def test_floats_and_extensible_files_are_read(content: bytes):
     assert (sound.rate, sound.samples.tolist()) == (RATE, [0.25, -1.0])
 
 
+def test_samples_a_little_above_1_are_read_from_an_array_as_from_a_file():
+    samples = np.array([0.5, 1.13, -1.02], np.float32)
+    [given] = load_task("audio-classification").given([samples])
+    assert np.array_equal(given.samples, samples)
+    [alone] = given_sounds([samples])
+    assert np.array_equal(alone, samples)
+    assert np.array_equal(read_wav(riff(3, samples), "row 1").samples, samples)
+    for value in (np.nan, np.inf, 17.0):
+        with pytest.raises(ValueError, match="finite and in -1..1"):
+            given_sounds([np.array([0.1, value], np.float32)])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 12_000.0])
 def test_floats_that_are_no_samples_are_refused(value: float):
     with pytest.raises(EnvironmentMismatch, match=r"row 8: the sound has floats .* by 32768"):
@@ -360,7 +373,7 @@ def test_only_a_model_that_takes_padding_in_needs_a_length(name: str, tmp_path: 
     [
         (np.zeros(5, np.float32), "give a list of sounds"),
         ([np.zeros(5, np.int16)], "example 0: must be float samples"),
-        ([np.full(5, 2.0)], "example 0: samples must be finite and in -1..1"),
+        ([np.full(5, 17.0)], "example 0: samples must be finite and in -1..1"),
         (["a.wav"], "example 0: must be a sound"),
     ],
 )
