@@ -176,7 +176,9 @@ def test_an_extractor_that_does_more_is_refused(change: dict[str, Any], words: s
         load_artifact(folder, verify=False)
 
 
-@pytest.mark.parametrize("value", [TONE, ["a.wav"], [np.zeros(5, np.int16)], [np.full(5, 17.0)], []])
+@pytest.mark.parametrize(
+    "value", [TONE, ["a.wav"], [np.zeros(5, np.int16)], [np.full(5, 17.0)], []]
+)
 def test_what_is_no_list_of_sounds_is_refused_in_the_words_of_the_package(
     value: Any, tmp_path: Path
 ):

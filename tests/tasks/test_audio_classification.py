@@ -300,7 +300,7 @@ def test_samples_a_little_above_1_are_read_from_an_array_as_from_a_file():
     assert np.array_equal(alone, samples)
     assert np.array_equal(read_wav(riff(3, samples), "row 1").samples, samples)
     for value in (np.nan, np.inf, 17.0):
-        with pytest.raises(ValueError, match="finite and in -1..1"):
+        with pytest.raises(ValueError, match=r"finite and in -1\.\.1"):
             given_sounds([np.array([0.1, value], np.float32)])
 
 
