@@ -53,6 +53,8 @@ EMBEDDING_RECIPES = (
     "minilm-embeddings-distilled",
     "minilm-embeddings-smallest",
 )
+# Recipes whose finished runs `tools/judge_runs.py` judged.
+JUDGED_RECIPES = ("sst2-minilm-smallest", "sst2-minilm-tiny")
 # How vectors may be stored, by the names of `tools/vector_quality.py`.
 VECTOR_FORMS = {
     "float32": ("`float32`", 32),
@@ -494,11 +496,12 @@ def summary() -> str:
             f"{spread([row['points_lost'] for row in rows], '.2f')} points of accuracy; "
             f"{spread([row['changed_percent'] for row in rows], '.1f')}% of predictions changed |"
         )
-    return "\n".join([*lines, _smallest_summary(read_results("sst2-minilm-smallest")["rows"])])
+    return "\n".join([*lines, *map(_judged_summary, JUDGED_RECIPES)])
 
 
-def _smallest_summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the line of the smallest classifier, which lost what it did on all rows set apart."""
+def _judged_summary(name: str) -> str:
+    """Return the line of a recipe whose runs were judged on all rows set apart."""
+    rows = read_results(name)["rows"]
     apart = [list(row["apart"].values()) for row in rows]
     counts = [[item["rows"] for item in files] for files in apart]
     lost, changed = (
@@ -514,7 +517,7 @@ def _smallest_summary(rows: Sequence[Mapping[str, Any]]) -> str:
     before = rows[0]["megabytes"] * rows[0]["times_smaller"]
     return (
         f"| another, trained without the {sum(counts[0]):,} rows it is judged on, "
-        f"`recipes/sst2-minilm-smallest.yaml`, "
+        f"`recipes/{name}.yaml`, "
         f"{np.mean([row['minutes'] for row in rows]):.0f} min | {before:.1f} → "
         f"{spread([row['megabytes'] for row in rows], '.2f')} MB, "
         f"{np.mean([row['times_smaller'] for row in rows]):.1f}× | "
@@ -1057,6 +1060,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning_cost_of_sizes": partial(pruning_cost, "pruning-cost-12x768", "pruning-cost-24x1024"),
     "pruning_alone": pruning_alone,
     "smallest": partial(judged, "sst2-minilm-smallest"),
+    "tiny": partial(judged, "sst2-minilm-tiny"),
     "tables": tables,
     "convolutions": convolutions,
     "families_int8": families_int8,
