@@ -11,15 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from compressor.tasks.audio_vectors import KEY
-from compressor.tasks.feature_encoder import finished, kept_width, vector_of
-from compressor.tasks.feature_vector import FeatureVector
+from compressor.tasks.feature_encoder import AutoFeatureEncoder, finished, kept_width, vector_of
 
 _SPECTROGRAM = "input_features"
 
@@ -124,26 +122,12 @@ def _class_around(base: type[Any]) -> type[Any]:
     return _CLASSES.setdefault(base, made)
 
 
-@dataclass(frozen=True)
-class AutoAudioEncoder:
-    """Chooses the class by the configuration, as transformers' auto classes do."""
+class AutoAudioEncoder(AutoFeatureEncoder):
+    """Makes vectors around encoders of sound."""
 
-    vector: FeatureVector
+    key = KEY
 
-    @property
-    def _model_mapping(self) -> Any:
-        return transformers.AutoModel._model_mapping
-
-    def from_pretrained(self, directory: Any, *, config: Any, **options: Any) -> Any:
-        """Load the weights, those of a plain encoder, or of one with a head or a decoder."""
-        return self._class_of(config).from_pretrained(directory, config=config, **options)
-
-    def from_config(self, config: Any, *, dtype: torch.dtype) -> Any:
-        """Return an encoder with random weights."""
-        return self._class_of(config)._from_config(config, dtype=dtype)
-
-    def _class_of(self, config: Any) -> type[Any]:
-        setattr(config, KEY, self.vector.to_dict())
-        base: type[Any] = self._model_mapping[type(config)]
+    def around(self, base: type[Any]) -> type[Any]:
+        """Return the class around a plain encoder's; of Whisper that is without its decoder."""
         is_whisper = issubclass(base, WhisperPreTrainedModel)
         return _class_around(WhisperEncoderModel if is_whisper else base)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,3 +42,32 @@ def finished(found: Tensor, vector: FeatureVector) -> Tensor:
     if vector.dimensions is not None:
         found = found[:, : vector.dimensions]
     return functional.normalize(found, dim=-1) if vector.normalize else found
+
+
+@dataclass(frozen=True)
+class AutoFeatureEncoder(ABC):
+    """Chooses the class by the configuration, as transformers' auto classes do."""
+
+    vector: FeatureVector
+
+    key: ClassVar[str]  # of config.json, where it says how vectors are made
+
+    @abstractmethod
+    def around(self, base: type[Any]) -> type[Any]:
+        """Return the class that gives vectors around a plain encoder's."""
+
+    @property
+    def _model_mapping(self) -> Any:
+        return transformers.AutoModel._model_mapping
+
+    def from_pretrained(self, directory: Any, *, config: Any, **options: Any) -> Any:
+        """Load the weights, those of a plain encoder, or of one with other parts beside it."""
+        return self._class_of(config).from_pretrained(directory, config=config, **options)
+
+    def from_config(self, config: Any, *, dtype: torch.dtype) -> Any:
+        """Return an encoder with random weights."""
+        return self._class_of(config)._from_config(config, dtype=dtype)
+
+    def _class_of(self, config: Any) -> type[Any]:
+        setattr(config, self.key, self.vector.to_dict())
+        return self.around(self._model_mapping[type(config)])

@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
-from compressor.tasks.feature_encoder import finished, kept_width
+from compressor.tasks.feature_encoder import AutoFeatureEncoder, finished, kept_width
 from compressor.tasks.feature_encoder import vector_of as stored_vector
 from compressor.tasks.feature_vector import FeatureVector
 from compressor.tasks.image_vectors import KEY
@@ -116,22 +115,17 @@ def _prefix(base: type[Any]) -> str:
     return "vision_model" if is_tower or name == "model" else name
 
 
-@dataclass(frozen=True)
-class AutoImageEncoder:
-    """Chooses the class by the configuration, as transformers' auto classes do."""
+class AutoImageEncoder(AutoFeatureEncoder):
+    """Makes vectors around encoders of images."""
 
-    vector: FeatureVector
-
-    @property
-    def _model_mapping(self) -> Any:
-        return transformers.AutoModel._model_mapping
+    key = KEY
 
     def from_pretrained(self, directory: Any, *, config: Any, **options: Any) -> Any:
         """Load the weights, those of a plain encoder, of one with a head or of a pair.
 
         Raises `EnvironmentMismatch` where the encoder's own pooler is to be read and is not there.
         """
-        found = self._class_of(config).from_pretrained(directory, config=config, **options)
+        found = super().from_pretrained(directory, config=config, **options)
         if self.vector.mode == "pooler" and isinstance(found, tuple):
             missing = sorted(key for key in found[1]["missing_keys"] if ".pooler." in key)
             if missing:
@@ -142,11 +136,6 @@ class AutoImageEncoder:
                 )
         return found
 
-    def from_config(self, config: Any, *, dtype: torch.dtype) -> Any:
-        """Return an encoder with random weights."""
-        return self._class_of(config)._from_config(config, dtype=dtype)
-
-    def _class_of(self, config: Any) -> type[Any]:
-        setattr(config, KEY, self.vector.to_dict())
-        base: type[Any] = self._model_mapping[type(config)]
+    def around(self, base: type[Any]) -> type[Any]:
+        """Return the class around a plain encoder's, with a projection where one is read."""
         return _class_around(base, projects=self.vector.mode == "projection")
