@@ -47,6 +47,10 @@ class ToFill(_OneText):
     """A text that holds mask tokens, which is what a user of an artifact gives."""
 
 
+class MadeUp(_OneText):
+    """A text that stands for any other, whose words a vocabulary need not have."""
+
+
 class HiddenBatch(dict[str, NDArray[Any]]):
     """Model inputs in which tokens are hidden; arrays are int64 of shape `(batch, tokens)`.
 
@@ -101,6 +105,8 @@ def hide(
             require_mask(tokenizer, text, batch.wanted[row])
             continue
         places = np.flatnonzero(hidable[row])
+        if len(places) == 0 and isinstance(example, MadeUp):
+            places = np.array([ids.shape[1] // 2])  # any other than the first
         if len(places) == 0:
             raise RecipeError(nothing_to_hide(text))
         random = np.random.default_rng([_SEED, *(drawn or ()), _number_of(text)])

@@ -35,6 +35,7 @@ from compressor.tasks.hidden_tokens import (
     Hidden,
     HiddenBatch,
     HiddenOutputs,
+    MadeUp,
     ToFill,
     at_hidden,
     few_rows,
@@ -211,6 +212,10 @@ class MaskedLanguageModeling(TextTask):
             return value
         texts = given_texts(value, pairs=False)
         return [ToFill(str(text)) for text in texts]
+
+    def dummy_example(self, length: int) -> Example:
+        """Return a text of about `length` tokens, which need not be known to a vocabulary."""
+        return MadeUp(str(super().dummy_example(length)))
 
     def repeated(self, example: Example, times: int) -> Example:
         """Return a text that is so many times as long."""

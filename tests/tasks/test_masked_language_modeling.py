@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from masked_texts import save_masked_model, texts_it_knows
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from compressor.certificate import certify_scores
 from compressor.data import Dataset, DataSettings, load_splits
 from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
+from compressor.export.to_onnx import export_onnx
+from compressor.inspection.checkpoint import inspect_checkpoint
 from compressor.measurements import Score
 from compressor.models.families.layers import find_encoder
 from compressor.models.structure import remove_feed_forward
@@ -200,6 +203,28 @@ def test_rows_without_a_token_to_hide_are_named(model: TorchModel):
     with pytest.raises(RecipeError) as caught:
         model.task.require_readable(model.preprocessor, texts, lambda row: f"row {row}")
     assert [mistake.partition(":")[0] for mistake in caught.value.mistakes] == ["row 1", "row 3"]
+
+
+def test_a_vocabulary_without_english_words_is_exported_and_inspected(tmp_path: Path):
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACGT")
+    words = {piece: index for index, piece in enumerate(pieces)}
+    letters = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    letters.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=letters, model_max_length=64, **dict(zip(names, pieces, strict=False))
+    )
+    save_masked_model(tmp_path, vocab_size=len(pieces))
+    tokenizer.save_pretrained(tmp_path)
+    assert inspect_checkpoint(str(tmp_path), timing=False).tokenizer is not None
+    exported = export_onnx(load_checkpoint(tmp_path), tmp_path / "model.onnx", threads=1)
+    batch = tokenizer(["A C [MASK] T", "G [MASK]"], padding=True, return_tensors="np")
+    module = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = module(**{key: torch.from_numpy(value) for key, value in batch.items()}).logits
+    own = batch["attention_mask"].astype(bool)
+    found = exported.predict(dict(batch))
+    assert found[own] == pytest.approx(expected.numpy()[own], abs=1e-4)
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused(model: TorchModel, tmp_path: Path):
