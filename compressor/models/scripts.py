@@ -35,19 +35,29 @@ def is_script(name: str) -> bool:
     return True
 
 
-def written_in(scripts: Sequence[str], *, also: str = "") -> Callable[[str], bool]:
-    """Return what says of a text whether its characters are of `scripts`, none, or `also`.
+def written_in(scripts: Sequence[str], *, also: Iterable[str] = ()) -> Callable[[str], bool]:
+    """Return what says of a text whether its characters are of `scripts`, of none, or in `also`.
 
-    Digits, punctuation, symbols and emoji belong to no script.
+    Digits, punctuation, symbols and emoji belong to no script. Letters of other scripts that stand
+    together have to stand so in one of the texts of `also`: with `™`, which a tokenizer may read as
+    TM, the letters of both are needed, but no word that is made of them.
 
     >>> written_in(["Latin"])("naïve, 2 €"), written_in(["Latin"])("Ω"), written_in(["Greek"])("Ω")
     (True, False, True)
+    >>> [written_in(["Greek"], also=["TM", "kg"])(text) for text in ("5 kg", "TM", "M", "Tk")]
+    [True, True, True, False]
     """
-    pattern = regex.compile(f"[{_properties(scripts)}]")
-    allowed = set(also)
+    foreign = regex.compile(f"[^{_properties(scripts)}]+")
+    allowed = {
+        run[start:end]
+        for text in also
+        for run in foreign.findall(text)
+        for start in range(len(run))
+        for end in range(start + 1, len(run) + 1)
+    }
 
     def fits(text: str) -> bool:
-        return all(letter in allowed or pattern.match(letter) for letter in text)
+        return all(run in allowed for run in foreign.findall(text))
 
     return fits
 

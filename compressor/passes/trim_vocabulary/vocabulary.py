@@ -94,12 +94,12 @@ class Vocabulary(ABC):
         """Return the characters that a piece stands for; None for a part of a character."""
         return piece
 
-    def normalized(self, characters: Iterable[str]) -> str:
-        """Return all that these characters become before words are split."""
+    def normalized(self, characters: Iterable[str]) -> set[str]:
+        """Return what each of these characters becomes before words are split."""
         normalizer = self.tokenizer.normalizer
         if normalizer is None or self._of_bytes:
-            return ""
-        return "".join({made for letter in characters for made in normalizer.normalize_str(letter)})
+            return set()
+        return {normalizer.normalize_str(letter) for letter in characters}
 
     def closed(self, stay: set[int]) -> set[int]:
         """Return `stay` with all that its pieces need to come about in a text as before."""

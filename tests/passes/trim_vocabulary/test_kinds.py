@@ -288,6 +288,28 @@ def test_with_one_script_every_text_of_it_keeps_its_tokens(
     assert "those of Latin, those of no script, and what they are made of" in notes[0]
 
 
+def test_symbols_that_are_read_as_letters_keep_no_words_of_their_script(
+    made: Any, make_context: Any
+):
+    before = made("normalizing")
+    settings = TrimVocabulary(drop="other_scripts", keep_scripts=("Cyrillic",))
+    after, kept, _ = trimmed(before, make_context, settings)
+    # NFKC makes Latin letters of some symbols: all single ones stay, and what one symbol becomes.
+    assert before.backend_tokenizer.normalizer.normalize_str("™㎏𝐇") == "TMkgH"
+    stay = {piece.strip("▁") for piece in after.get_vocab()} - set(after.all_special_tokens)
+    in_latin = {piece for piece in stay if scripts_of([piece])["Latin"]}
+    assert {letter for letter in in_latin if len(letter) == 1} == {
+        piece
+        for piece in before.get_vocab()
+        if len(piece) == 1 and scripts_of([piece])["Latin"] and piece.isascii()
+    }
+    assert {"the", "film"} <= {piece.strip("▁") for piece in before.get_vocab()} - in_latin
+    unknown = before.unk_token_id
+    for text in ("™ 5 ㎏ ½", "𝐇𝐞𝐥𝐥𝐨", *random_texts("™㎏𝐇𝐞½①0123456789 .,", 100)):
+        old, new = before(text)["input_ids"], old_ids(kept, after, text)
+        assert new.count(unknown) == old.count(unknown), text
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_special_tokens_and_the_row_of_each_piece_follow(made: Any, make_context: Any, name: str):
     before = made(name)
