@@ -110,7 +110,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), DECODER),
     **dict.fromkeys(("hubert", "wav2vec2"), WAVES),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), DECODER),
+    **dict.fromkeys(("helium", "llama", "mistral", "qwen2", "qwen3"), DECODER),
     "siglip": PAIR,
     "whisper": {
         **{"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64},

@@ -108,6 +108,7 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": ROWS, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4,
              "initializer_range": 0.3, "pad_token_id": 0},
     "gte": {**TEXT, "rope_theta": 10000.0},
+    "helium": {**DECODER, "num_key_value_heads": 4, "head_dim": 8},
     "jina_embeddings_v3": TEXT,
     "layoutlm": TEXT,
     "llama": DECODER,
@@ -196,7 +197,8 @@ SOUND_FAMILIES = {**_SOUND_FAMILIES, **VECTORS_OF_SOUNDS}
 QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
 WITHOUT_ENCODER = frozenset((
-    "funnel", "funnel (factorized)", "gpt2", "llama", "mistral", "qwen2", "qwen3", "xlnet",
+    "funnel", "funnel (factorized)", "gpt2", "helium", "llama", "mistral", "qwen2", "qwen3",
+    "xlnet",
 ))  # fmt: skip
 
 # Classes that tag tokens, as those that classify texts hold a decoder too.
@@ -211,7 +213,7 @@ CONVOLVING = ("convnext", "convnextv2", "mobilenet_v2", "resnet", "swin", "swinv
 
 # Decoders whose tokenizers mark the beginning of a text alone, and those that mark no end of it:
 # a vector or class is read off the last token, which then is a word and not always the same.
-BEGUN = frozenset(("gemma", "gemma2", "gemma3_text", "llama", "mistral"))
+BEGUN = frozenset(("gemma", "gemma2", "gemma3_text", "helium", "llama", "mistral"))
 BARE = frozenset(("gpt2", "qwen2", "qwen3"))
 
 # What is told of a text is read at the last place of a row, whatever stands there.

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 import torch
+from onnxscript.rewriter._matcher import SimplePatternMatcher
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
@@ -52,7 +53,7 @@ def traced(
     )
     own = vars(model.module)
     had_forward = "forward" in own
-    with _quiet(), seldom_collected():
+    with _quiet(), _whole_numbers_are_exact(), seldom_collected():
         exporter: Any = OnnxExporter()
         try:
             program: ir.Model = exporter.export(model.module, inputs, config=config).program
@@ -66,6 +67,30 @@ def traced(
 
 def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
     return dict.fromkeys(model.task.free_axes(value.ndim), torch.export.Dim.DYNAMIC)
+
+
+@contextmanager
+def _whole_numbers_are_exact() -> Iterator[None]:
+    """Let rewrites take for 0 and 1 nothing but 0 and 1, as long as this lasts.
+
+    onnxscript leaves `x + 0` out, and takes for 0 whatever is below 1e-8, such as what Helium adds
+    before it divides by a root: where a row is all zeros, as that of the padding is, the file then
+    gives NaN.
+    """
+    matched: Any = SimplePatternMatcher._match_constant
+
+    def match(self: Any, pattern: Any, value: ir.Value) -> bool:
+        whole, constant = pattern.value, value.const_value
+        is_whole = isinstance(whole, int | float) and whole == int(whole)
+        if is_whole and constant is not None and constant.size == 1 and constant.numpy() != whole:
+            return bool(self.fail(f"{value.name} is near {whole} and not {whole}"))
+        return bool(matched(self, pattern, value))
+
+    setattr(SimplePatternMatcher, "_match_constant", match)  # noqa: B010 - it has a type
+    try:
+        yield
+    finally:
+        setattr(SimplePatternMatcher, "_match_constant", matched)  # noqa: B010
 
 
 @contextmanager

@@ -101,6 +101,30 @@ def test_layers_that_share_weights_store_them_once(tiny_bert: TorchModel, tmp_pa
     np.testing.assert_allclose(exported.predict(batch), model.predict(batch), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("eps", [1e-8, 1e-10])
+def test_what_keeps_a_row_of_zeros_from_dividing_by_zero_stays_however_small(
+    tiny_bert: TorchModel, tmp_path: Path, eps: float
+):
+    # The embedding of the padding is zeros, so what is divided by there is the root of eps alone.
+    config = transformers.LlamaConfig(
+        vocab_size=len(tiny_bert.preprocessor),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=tiny_bert.preprocessor.pad_token_id,
+        rms_norm_eps=eps,
+    )
+    module = transformers.LlamaForSequenceClassification(config).eval()
+    model = TorchModel(module, tiny_bert.preprocessor, tiny_bert.task)
+    batch = model.task.encode(model.preprocessor, ["a good film", "bad"])
+    expected = model.predict(batch)
+    assert np.isfinite(expected).all()
+    exported = export_onnx(model, tmp_path / "model.onnx")
+    np.testing.assert_allclose(exported.predict(batch), expected, atol=TOLERANCE)
+
+
 def test_only_the_batch_of_images_is_free(exported_vit: OnnxModel):
     [pixels] = exported_vit.session.get_inputs()
     assert (pixels.name, pixels.shape) == ("pixel_values", ["batch", 1, 8, 8])

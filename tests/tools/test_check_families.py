@@ -63,6 +63,18 @@ def test_the_dense_model_of_a_pruned_one_has_its_missing_units_at_zero(
     assert zeros(second.feed_forward.ffn_out.weight) == [5, 7]
 
 
+def test_the_largest_difference_of_two_models_is_a_share_of_the_spread(
+    checking: ModuleType, tiny_bert: TorchModel
+):
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, ["a good film", "bad", "it is fine"])
+    moved = tiny_bert.clone()
+    with torch.no_grad():
+        moved.module.classifier.bias[1] += 0.5
+    expected = 0.5 / tiny_bert.predict(batch).std()
+    share = checking.largest_share(tiny_bert, moved, [batch])
+    assert share == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_difference_is_held_against_the_spread_of_the_outputs(
     checking: ModuleType, tmp_path: Path, tiny_bert: TorchModel
 ):

@@ -86,6 +86,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": GEMMA_2,
     "gpt2": GPT2,
     "gte": GTE,
+    "helium": LLAMA,
     "hubert": WAV2VEC2,
     "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
     "llama": LLAMA,
