@@ -61,6 +61,11 @@ def are_lists(values: Sequence[Any]) -> bool:
     return bool(values) and all(isinstance(value, list | tuple | np.ndarray) for value in values)
 
 
+def are_flags(values: Sequence[Any]) -> bool:
+    """Return whether every cell of a column says whether a label holds."""
+    return bool(values) and all(flag_of(value) is not None for value in values)
+
+
 def are_compound(values: Sequence[Any]) -> bool:
     """Return whether a cell of a column holds several values."""
     return any(isinstance(value, list | tuple | dict | np.ndarray) for value in values[:_SAMPLE])
@@ -94,7 +99,7 @@ def columns_of_labels(columns: Columns, names: Sequence[str]) -> tuple[str, ...]
         for name in names
     ]
     is_each = len(set(found)) == len(found) and all(found)
-    if not is_each or any(flag_of(value) is None for name in found for value in columns[name]):
+    if not is_each or not all(are_flags(columns[name]) for name in found):
         return ()
     return tuple(found)
 

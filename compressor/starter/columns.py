@@ -15,6 +15,7 @@ from compressor.setting_errors import names_shown, show
 from compressor.starter.column_values import (
     Columns,
     are_compound,
+    are_flags,
     are_lists,
     columns_of_labels,
     ending_not_read,
@@ -187,6 +188,10 @@ def _texts_and_label_sets(rows: _Rows) -> Guess:
     unread = [column for column in lists if column not in inputs]
     chosen = label or _one_of(rows.place, unread, _LABEL_NAMES, "the labels", "--label")
     flags = columns_of_labels(columns, label_names or labels) if chosen is None else ()
+    if chosen is None and len(labels) == 1:  # a 0 or 1 can be of no other label
+        alone = [key for key, values in columns.items() if key not in inputs and are_flags(values)]
+        chosen = _one_of(rows.place, flags or alone, _LABEL_NAMES, "the label", "--label")
+        flags = ()
     texts = rows.text(but=(chosen, *flags))
     if flags:
         own = label_names or labels

@@ -159,6 +159,8 @@ def require_choice(
     """
     problem_type = _problem_type(config)
     labels = read_labels(config)
+    if has_label_set(config):
+        raise HeadProblem(f"problem_type is multi_label_classification: {_SEVERAL}")
     if len(labels) == 1:
         ranks = is_cross_encoder(config, about)
         what = "a reranker of sentence-transformers, a CrossEncoder" if ranks else "one output"
@@ -166,8 +168,6 @@ def require_choice(
         raise HeadProblem(f"{named} ({what}): {_numbers('one number', scoring)}")
     if problem_type == "regression":
         raise HeadProblem(f"problem_type is regression: {_numbers('numbers', None)}")
-    if problem_type == "multi_label_classification":
-        raise HeadProblem(f"problem_type is multi_label_classification: {_SEVERAL}")
     activation = activation_named(config, about)
     if activation.endswith("Sigmoid"):
         raise HeadProblem(
@@ -295,8 +295,17 @@ def _require_rows(
 
 
 def has_label_set(config: ConfigFile) -> bool:
-    """Return whether config.json says that several labels can hold for one input."""
-    return bool(config.get("problem_type") == "multi_label_classification")
+    """Return whether config.json says that each label holds or not, whatever the others do.
+
+    It may name one label alone, which then holds or not. A reranker that sentence-transformers
+    wrote gives a score all the same.
+
+    >>> has_label_set({"problem_type": "multi_label_classification", "num_labels": 1})
+    True
+    """
+    if config.get("problem_type") != "multi_label_classification":
+        return False
+    return not (is_cross_encoder(config, None) and gives_one_number(config))
 
 
 def require_label_set(config: ConfigFile, tensors: Mapping[str, HasShape]) -> None:
@@ -306,6 +315,12 @@ def require_label_set(config: ConfigFile, tensors: Mapping[str, HasShape]) -> No
         said = "config.json has no problem_type"
         if problem_type is not None:
             said = f"problem_type is {problem_type!r}"
+        if gives_one_number(config):
+            raise HeadProblem(
+                f"{said}, so nothing says that the one number is the logit of a label that holds "
+                f"or not; write problem_type: multi_label_classification into config.json if the "
+                f"model was trained so, or set model.task: text-scoring for a score"
+            )
         raise HeadProblem(
             f"{said}, so nothing says that several labels can hold for one input; write "
             f"problem_type: multi_label_classification into config.json if the model was trained "

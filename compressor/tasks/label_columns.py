@@ -2,7 +2,8 @@
 
 A cell lists label names or ids, or holds a 0 or 1 for each label of the checkpoint, in a list or by
 the label's name, as a column for each label gives them. Which of the two numbers of a list are
-meant is told by the whole column, and refused where it could be either.
+meant is told by the whole column, and refused where it could be either. Of a checkpoint with one
+label a cell may be the 0 or 1 itself.
 """
 
 from __future__ import annotations
@@ -119,7 +120,15 @@ def _listed(
             f"{place}: {column} is missing; list the labels, [] where none holds, or remove the row"
         )
         return None
+    if len(names) == 1 and (holds := flag_of(value)) is not None:
+        return [names[0]] if holds else []
     if not isinstance(value, list):
+        if len(names) == 1:
+            bad.add(
+                f"{place}: {column} must be 0 or 1, whether {names[0]} holds, or a list of labels, "
+                f"[] where it does not, got {show(value)}"
+            )
+            return None
         bad.add(
             f"{place}: {column} must be a list of labels, [] where none holds, got {show(value)}; "
             f"write rows as JSON lines or parquet, or list a column of 0 and 1 for each label in "

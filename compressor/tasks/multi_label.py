@@ -2,7 +2,8 @@
 
 The labels hold independently of each other, so each has a logit of its own, whose sigmoid is its
 probability; a label is predicted where that is at least its threshold, one half where nothing else
-is said. What config.json calls it is `problem_type: multi_label_classification`.
+is said. What config.json calls it is `problem_type: multi_label_classification`, with one label as
+with several.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from compressor.tasks.examples import is_long
 from compressor.tasks.head import (
     ConfigFile,
     HasShape,
-    gives_one_number,
     has_label_set,
     require_label_set,
 )
@@ -158,8 +158,8 @@ class MultiLabelClassification(TextTask):
 
     @classmethod
     def is_for(cls, config: ConfigFile) -> bool:
-        """Return whether config.json says that several labels can hold; one alone is a score."""
-        return has_label_set(config) and not gives_one_number(config)
+        """Return whether config.json says that each label holds or not, be it one alone."""
+        return has_label_set(config)
 
     @classmethod
     def check_head(

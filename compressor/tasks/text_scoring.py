@@ -39,6 +39,7 @@ from compressor.tasks.head import (
     HasShape,
     HeadProblem,
     gives_one_number,
+    has_label_set,
     read_activation,
     require_number,
 )
@@ -214,8 +215,8 @@ class TextScoring(TextTask):
 
     @classmethod
     def is_for(cls, config: ConfigFile) -> bool:
-        """Return whether the head gives one number."""
-        return gives_one_number(config)
+        """Return whether the head gives one number, and no label that holds or not."""
+        return gives_one_number(config) and not has_label_set(config)
 
     @classmethod
     def check_head(

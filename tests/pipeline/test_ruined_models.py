@@ -61,6 +61,7 @@ PLACES = {
     "heard": ("audio-features", None),
     "tags": ("token-classification", None),
     "label sets": ("multi-label-classification", None),
+    "one label": ("multi-label-classification", None),
     "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
     "grades": ("text-scoring", ("spearman", "score_agreement")),
     "answers": ("question-answering", None),
@@ -167,6 +168,7 @@ def baselines(
     found["label sets"] = labelled(
         new_head(folder / "sets", "Sequence", TAGS[1:], **several), words
     )
+    found["one label"] = labelled(new_head(folder / "one", "Sequence", TAGS[1:2], **several), words)
     regression = new_head(folder / "scores", "Sequence", ("score",), problem_type="regression")
     found["answers"] = answered(folder / "answers")
     filler = load_checkpoint(save_masked_model(folder / "filler"))

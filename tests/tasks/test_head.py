@@ -80,6 +80,26 @@ def test_a_head_of_several_labels_is_a_task_of_its_own(copy: Path):
         files.require_head(TEXT)
 
 
+def test_one_label_that_holds_or_not_is_no_score(copy: Path):
+    one = {"id2label": {"0": "toxic"}, "label2id": {"toxic": 0}}
+    edit_config(copy, problem_type="multi_label_classification", **one)
+    with_rows(copy, 1)
+    assert find_checkpoint(str(copy)).infer_task() == "multi-label-classification"
+    with pytest.raises(EnvironmentMismatch, match=r"set model\.task: multi-label-classification"):
+        find_checkpoint(str(copy)).require_head(TEXT)
+    # A reranker says more of itself: the one number is then a score.
+    mark = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    edit_config(copy, sentence_transformers=mark)
+    assert find_checkpoint(str(copy)).infer_task() == "text-scoring"
+
+
+def test_one_number_without_a_word_of_labels_that_hold_is_sent_to_scores(copy: Path):
+    edit_config(copy, without=NO_NAMES, num_labels=1)
+    with_rows(copy, 1)
+    with pytest.raises(EnvironmentMismatch, match=r"no problem_type.* or set model\.task: text-sc"):
+        find_checkpoint(str(copy)).require_head("multi-label-classification")
+
+
 def test_image_classifiers_are_asked_too(image_copy: Path):
     edit_config(image_copy, problem_type="multi_label_classification")
     with pytest.raises(EnvironmentMismatch, match="several labels can hold"):

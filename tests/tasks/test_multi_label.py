@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,30 @@ def test_flags_by_name_must_be_0_or_1_for_every_label(cell: dict[str, Any], reas
         read([cell])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 0, 0],
+        ["1", "0", "false"],
+        [True, False, 0.0],
+        [[1], [0], [0]],
+        [[0], [], []],
+        [["bad"], [], []],
+        [{"bad": 1}, {"bad": 0}, {"bad": 0}],
+    ],
+)
+def test_of_one_label_a_cell_may_be_the_flag_itself(values: list[Any]):
+    assert read(values, ("bad",)) == [[0], [], []]
+    named = [{"worse": cell["bad"]} if isinstance(cell, dict) else cell for cell in values]
+    named = [["worse"] if cell == ["bad"] else cell for cell in named]
+    assert read(named, ("bad",), data_names=("worse",)) == [[0], [], []]
+
+
+def test_a_cell_of_one_label_that_is_no_flag_is_refused():
+    with pytest.raises(RecipeError, match=r"must be 0 or 1, whether bad holds, or a list .* 2"):
+        read([1, 2], ("bad",))
+
+
 def test_a_file_with_some_of_the_columns_of_labels_is_refused():
     with pytest.raises(RecipeError, match="no column 'long', and others of the labels are there"):
         Table("rows.csv", {"good": [1], "bad": [0]}).with_sets(LABELS)
@@ -469,6 +494,53 @@ def test_numbers_in_another_order_end_a_run_with_the_line_to_write(
 def test_a_checkpoint_of_one_label_is_not_taken_for_several(tiny_bert_dir: Path):
     with pytest.raises(EnvironmentMismatch, match="problem_type"):
         compressor.load_checkpoint(tiny_bert_dir, task="multi-label-classification")
+
+
+@pytest.mark.parametrize("column", ["bad", "label"])
+def test_one_label_that_holds_or_not_goes_from_a_starter_to_the_artifact(
+    tmp_path: Path, column: str
+):
+    torch.manual_seed(0)
+    tokenizer = word_piece_tokenizer()
+    config = transformers.BertConfig(
+        **TINY,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        problem_type="multi_label_classification",
+        id2label={0: "bad"},
+        label2id={"bad": 0},
+    )
+    module: Any = transformers.BertForSequenceClassification(config).eval()
+    data = [row["text"] for row in rows(9, 96)]
+    with torch.no_grad():
+        logits = module(**tokenizer(data, padding=True, return_tensors="pt")).logits[:, 0]
+        module.classifier.weight.mul_(50)
+        # Between two of them: none lies where rounding decides.
+        module.classifier.bias[:] = -50 * logits.sort().values[47:49].mean()
+        logits = module(**tokenizer(data, padding=True, return_tensors="pt")).logits[:, 0]
+    module.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    lines = [
+        {"text": text, column: int(held)} for text, held in zip(data, logits > 0, strict=True)
+    ]
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    recipe = write_starter(
+        str(tmp_path / "model"), tmp_path / "dev.jsonl", tmp_path / "recipe.yaml"
+    )
+    assert (recipe.model.task, recipe.data.label) == (TASK.name, column)
+    # Nothing is removed, so the artifact gives the checkpoint's own probabilities.
+    untouched = {
+        "model": {"checkpoint": str(tmp_path / "model")},
+        "data": {"label": column, "search": {"path": str(tmp_path / "dev.jsonl")}},
+        "budget": {"max_drop": 0.01},
+        "passes": [],
+        "benchmark": {"providers": []},
+    }
+    compressor.run(untouched, output=tmp_path / "run", device="cpu")
+    predicted = compressor.load_artifact(tmp_path / "run" / "artifact")(data[:5])
+    for [found], logit in zip(predicted, logits[:5].tolist(), strict=True):
+        assert found["score"] == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-4)
+        assert (found["label"], found["predicted"]) == ("bad", logit >= 0)
 
 
 def test_a_logit_of_0_is_predicted():

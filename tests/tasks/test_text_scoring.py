@@ -112,7 +112,7 @@ def test_the_activation_is_what_the_files_say(
     edit(plain, **config)
     if about is not None:
         edit(plain, "config_sentence_transformers.json", model_type="CrossEncoder", **about)
-    model = load_checkpoint(plain)
+    model = load_checkpoint(plain, task=SCORING)
     assert isinstance(model.task, TextScoring)
     assert model.task.activation == activation
     expected = torch.from_numpy(logits_of(plain))
