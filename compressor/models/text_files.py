@@ -16,11 +16,20 @@ from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.families import family_of
 from compressor.models.families.prunable import first_position
 from compressor.tasks import NO_LIMIT
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER, SPECIAL_TOKENS = "tokenizer.json", "special_tokens_map.json"
+# Classes of transformers that pad with nothing where no file names a token; others have their own.
+_NAMES_NO_PAD = frozenset(
+    name + form
+    for name in ("PreTrainedTokenizer", "TokenizersBackend", "GPT2Tokenizer", "LlamaTokenizer")
+    for form in ("", "Fast")
+)
+_OWN_CLASS = "qwen"  # of these model types transformers takes no other class, which has a token
 # Tokens of a text up to which an artifact reads what its checkpoint does without being told: the
 # attention weights of one layer with 12 heads take 3.2 GB there.
 MOST_UNASKED = 8192
@@ -81,6 +90,8 @@ def check_text_files(
         positions = max(1, positions - first_position(config))  # loading refuses one without room
     limit = min((found for found in (own, positions) if found is not None), default=None)
     _check_side(files, settings, pooling)
+    if _surely_without_pad(files, settings):
+        raise no_pad_token(files)
     if not is_teacher:
         check_family(files)
     check_attention(files, min(limit or NO_LIMIT, max_length or NO_LIMIT))
@@ -111,6 +122,24 @@ def not_exported(kind: object, reason: str) -> str:
         f"models of type '{kind}' {reason}, so no ONNX file gives their predictions for texts of "
         f"any length; use an architecture that exports, such as BERT, RoBERTa or ModernBERT"
     )
+
+
+def no_pad_token(files: CheckpointFiles) -> EnvironmentMismatch:
+    """Return that a tokenizer cannot pad, and what to do."""
+    return EnvironmentMismatch(
+        f"{files.directory / TOKENIZER_CONFIG}: names no pad_token, so texts of different "
+        f"length cannot be read together; name one of the vocabulary, and set pad_token_id in "
+        f"config.json to its id"
+    )
+
+
+def require_vocabulary(files: CheckpointFiles, largest: int, rows: int) -> None:
+    """Raise `EnvironmentMismatch` unless the largest id of a tokenizer has a row in the table."""
+    if not 0 <= largest < rows:
+        raise EnvironmentMismatch(
+            f"{files.name}: the tokenizer's largest id is {largest}, the embedding table has "
+            f"{counted(rows, 'row')}; the tokenizer belongs to another checkpoint"
+        )
 
 
 def full_attention(config: Mapping[str, object]) -> int | None:
@@ -166,6 +195,25 @@ def _check_side(
             f"{place}: padding_side is left, and the vector of a text is the state of its first "
             f"token, which is padding then; set padding_side to right"
         )
+
+
+def _surely_without_pad(files: CheckpointFiles, settings: Mapping[str, object]) -> bool:
+    """Return whether no file names a token to pad with, and transformers would take none.
+
+    False where only loading the tokenizer can tell.
+    """
+    named = _read(files.directory / SPECIAL_TOKENS) or {}
+    if settings.get("pad_token") or named.get("pad_token"):
+        return False
+    if "pad_token" in settings:
+        return True
+    is_own = str(files.config.get("model_type")).startswith(_OWN_CLASS)
+    if is_own or (kind := settings.get("tokenizer_class")) not in _NAMES_NO_PAD:
+        return False
+    if str(kind).startswith("GPT2"):  # what tokenizer.json pads with is not asked
+        return True
+    written = _read(files.directory / TOKENIZER)
+    return written is not None and not written.get("padding")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

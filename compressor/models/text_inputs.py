@@ -22,7 +22,9 @@ from compressor.models.guard import foreign
 from compressor.models.text_files import (
     TOKENIZER_CONFIG,
     keep_settings_apart,
+    no_pad_token,
     positions_limit,
+    require_vocabulary,
     tokenizer_limit,
 )
 from compressor.tasks import NO_LIMIT
@@ -105,22 +107,12 @@ def fit_tokenizer(
 def _check_vocabulary(
     files: CheckpointFiles, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> None:
-    rows = config.vocab_size
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    if not 0 <= largest < rows:
-        raise EnvironmentMismatch(
-            f"{files.name}: the tokenizer's largest id is {largest}, the embedding table has "
-            f"{counted(rows, 'row')}; the tokenizer belongs to another checkpoint"
-        )
+    require_vocabulary(files, max(tokenizer.get_vocab().values(), default=-1), config.vocab_size)
 
 
 def _check_padding(files: CheckpointFiles, tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token_id is None:
-        raise EnvironmentMismatch(
-            f"{files.directory / TOKENIZER_CONFIG}: names no pad_token, so texts of different "
-            f"length cannot be read together; name one of the vocabulary, and set pad_token_id in "
-            f"config.json to its id"
-        )
+        raise no_pad_token(files)
 
 
 def _limit_length(

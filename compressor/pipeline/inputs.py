@@ -11,7 +11,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.models.checkpoint import CheckpointFiles, describe_checkpoint, find_checkpoint
 from compressor.models.guard import foreign
 from compressor.models.packaged import is_trained_here, local_folder
-from compressor.models.text_files import MOST_UNASKED, check_text_files
+from compressor.models.text_files import MOST_UNASKED, check_text_files, require_vocabulary
 from compressor.passes import TorchPass
 from compressor.paths import HUB_ID, exists
 from compressor.recipe.recipe import Recipe
@@ -206,7 +206,10 @@ def _check_preprocessor(recipe: Recipe, key: str, files: CheckpointFiles, task: 
                 f"{files.name}: its {what} cannot be loaded",
                 f"save the {what} beside the weights with save_pretrained",
             ):
-                Tokenizer.from_file(str(written))
+                vocabulary = Tokenizer.from_file(str(written)).get_vocab()
+            rows = files.of_task(kind).config.get("vocab_size")
+            if type(rows) is int:
+                require_vocabulary(files, max(vocabulary.values(), default=-1), rows)
         except EnvironmentMismatch as error:
             raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
 

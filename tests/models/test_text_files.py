@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from tokenizers import Tokenizer
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
@@ -125,3 +128,34 @@ def test_attention_in_blocks_is_fine_where_no_text_is_long_enough_for_it(
 ):
     files = files_with(tmp_path, {"model_max_length": 4096}, model_type="big_bird", **config)
     check_text_files(files, max_length=max_length, pooling=None)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("of_class", ["PreTrainedTokenizerFast", "GPT2Tokenizer", "BertTokenizer"])
+@pytest.mark.parametrize("named", ["null", "absent", "written", "in the other file", "in its own"])
+def test_a_missing_pad_token_is_told_where_transformers_has_none(
+    tiny_bert_dir: Path, tmp_path: Path, kind: str, of_class: str, named: str
+):
+    folder = Path(shutil.copytree(tiny_bert_dir, tmp_path / "copy"))
+    place = folder / "tokenizer_config.json"
+    settings = {**json.loads(place.read_text()), "tokenizer_class": of_class}
+    settings.pop("pad_token", None)
+    if named == "null":
+        settings["pad_token"] = None
+    if named == "written":
+        settings["pad_token"] = "[PAD]"
+    place.write_text(json.dumps(settings))
+    if named == "in the other file":
+        (folder / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
+    if named == "in its own":
+        written = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        written.enable_padding(pad_token="[PAD]")
+        written.save(str(folder / "tokenizer.json"))
+    config = {**json.loads((folder / "config.json").read_text()), "model_type": kind}
+    (folder / "config.json").write_text(json.dumps(config))
+    files = CheckpointFiles("model", folder, (), config, {})
+    if transformers.AutoTokenizer.from_pretrained(folder).pad_token is not None:
+        check_text_files(files, max_length=None, pooling=None)
+        return
+    with pytest.raises(EnvironmentMismatch, match=r"tokenizer_config\.json: names no pad_token"):
+        check_text_files(files, max_length=None, pooling=None)

@@ -293,6 +293,26 @@ def test_a_checkpoint_without_a_tokenizer_is_told_before_it_is_loaded(
         check_inputs(load_recipe(path))
 
 
+def test_a_tokenizer_of_another_checkpoint_is_told_before_it_is_loaded(
+    folder: Path, tiny_bert_dir: Path
+):
+    copy = shutil.copytree(tiny_bert_dir, folder / "copy")
+    words = json.loads((copy / "tokenizer.json").read_text())
+    largest = max(words["model"]["vocab"].values())
+    words["model"]["vocab"]["another"] = largest + 1
+    (copy / "tokenizer.json").write_text(json.dumps(words))
+    path = write(
+        folder,
+        "model: {checkpoint: copy}\n"
+        "data: {search: {path: rows.csv}}\n"
+        "budget: {max_drop: 0.1}\n"
+        "passes: []\n",
+    )
+    reason = f"largest id is {largest + 1}, the embedding table has {largest + 1} rows"
+    with pytest.raises(EnvironmentMismatch, match=reason):
+        check_inputs(load_recipe(path))
+
+
 @pytest.mark.parametrize(
     ("rows", "mistake"),
     [
