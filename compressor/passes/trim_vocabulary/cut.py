@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # What `save_pretrained` leaves beside tokenizer.json and that has the ids of before. transformers
 # loads from tokenizer.json alone; a file that it does not read, and others do, must not differ.
 _STAYS = (TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja")
+_LAST_DIGIT = 1e-12  # of a score, as a share of it; pieces that differ at all differ by more
 
 
 class UnsupportedTokenizer(StepFailed):
@@ -204,8 +206,8 @@ def _require_same(trimmed: PreTrainedTokenizerBase, content: Mapping[str, Any]) 
     backend: Any = trimmed
     loaded = json.loads(backend.backend_tokenizer.to_str())
     written = json.loads(Tokenizer.from_str(json.dumps(content)).to_str())
-    for read in (loaded, written):
-        read["model"]["vocab"] = _rounded(read["model"]["vocab"])
+    if _are_alike(loaded["model"]["vocab"], written["model"]["vocab"]):
+        loaded["model"]["vocab"] = written["model"]["vocab"]
     parts = loaded.keys() - {"version", "padding", "truncation"}  # transformers keeps the last two
     different = sorted(name for name in parts if loaded[name] != written[name])
     if different:
@@ -217,14 +219,17 @@ def _require_same(trimmed: PreTrainedTokenizerBase, content: Mapping[str, Any]) 
         )
 
 
-def _rounded(vocabulary: Any) -> Any:
-    """Return pieces with scores that are rounded, pieces with ids as they are.
+def _are_alike(loaded: Any, written: Any) -> bool:
+    """Return whether two vocabularies have the same ids, or pieces in order with the same scores.
 
     Python and the library read the last digit of a score in a file in different ways.
     """
-    if isinstance(vocabulary, dict):
-        return vocabulary
-    return [(piece, round(score, 9)) for piece, score in vocabulary]
+    if isinstance(written, dict):
+        return bool(loaded == written)
+    return len(loaded) == len(written) and all(
+        piece == own and math.isclose(score, own_score, rel_tol=_LAST_DIGIT)
+        for (piece, score), (own, own_score) in zip(loaded, written, strict=True)
+    )
 
 
 def _replace_ids(post_processor: Any, new_ids: Mapping[int, int]) -> None:

@@ -432,6 +432,16 @@ def test_an_unknown_piece_that_is_listed_twice_stays_where_it_is_read(make_conte
         assert old_ids(kept, after, text) == made(text)["input_ids"]
 
 
+def test_a_score_whose_last_digit_is_read_in_two_ways_is_the_same(make_context: Any):
+    read_in_two_ways = -18.863161921499998  # by the library as -18.8631619215
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("a", -3.0), ("b", -3.0)]
+    pieces += [("ab", read_in_two_ways), ("ж", -4.0), ("<mask>", 0.0)]
+    made = transformers.XLMRobertaTokenizer(vocab=pieces)
+    settings = TrimVocabulary(drop="other_scripts", keep_scripts=("Latin",))
+    after, _, _ = trimmed(made, make_context, settings)
+    assert set(made.get_vocab()) - set(after.get_vocab()) == {"ж"}
+
+
 def test_whole_words_that_are_looked_up_prove_nothing(make_context: Any):
     pieces = {piece: index for index, piece in enumerate(("<unk>", *"xyz", "xy", "xyz"))}
     model = models.BPE(pieces, [("x", "y")], unk_token="<unk>", ignore_merges=True)
