@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline.run import run
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.recipe.recipe import load_recipe
+from compressor.starter import trial, write
 from compressor.starter.sources import Wishes
 from compressor.starter.write import write_starter
 from compressor.tasks import load_task
@@ -323,6 +325,28 @@ def test_a_training_file_gives_the_rows_to_prune_by(
     recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", train=train)
     assert [step.kind for step in recipe.passes] == ["prune_structured", "quantize_dynamic"]
     assert recipe.data.calibration == recipe.data.train
+
+
+def test_how_fast_a_checkpoint_is_does_not_depend_on_what_else_the_machine_does(
+    tiny_bert_dir: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pause = 1.0  # as if another process had the CPU
+    predict, look = trial.predict_outputs, trial.look_at
+    seen: list[trial.Trial] = []
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        time.sleep(pause)
+        return predict(*given, **named)
+
+    def seen_by(*given: Any, **named: Any) -> Any:
+        seen.append(look(*given, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(trial, "predict_outputs", slowly)
+    monkeypatch.setattr(write, "look_at", seen_by)
+    write.write_starter(str(tiny_bert_dir), rows, tmp_path / "recipe.yaml")
+    [found] = seen
+    assert 0 < found.seconds_per_row < 0.8 * pause / len(found.searched)
 
 
 @pytest.mark.parametrize("name", [".5", "1e3", "null", "yes", "0x1", "text"])
