@@ -471,7 +471,7 @@ def _scores(work: Work) -> None:
 
 
 def largest_share(
-    expected: TorchModel, model: TorchModel, batches: Iterable[Mapping[str, Any]]
+    expected: TorchModel, model: TorchModel, batches: Iterable[dict[str, Any]]
 ) -> float:
     """Return the largest difference of two models' outputs, as a share of their spread."""
     pairs = [(expected.predict(batch).ravel(), model.predict(batch).ravel()) for batch in batches]

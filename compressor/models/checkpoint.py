@@ -128,10 +128,11 @@ def _files_in(checkpoint: str, directory: Path) -> CheckpointFiles:
     """Return the files of the checkpoint in a folder, which can be read."""
     config = _read_config(checkpoint, directory)
     _refuse_unread(checkpoint, config)
-    if "auto_map" in config:
+    if config.get("auto_map"):
         raise EnvironmentMismatch(
             f"{checkpoint}: its config names code of its own (auto_map), which is never run; "
-            f"use a checkpoint whose architecture transformers has"
+            f"use a checkpoint whose architecture transformers has, or, if transformers has model "
+            f"type '{config['model_type']}' and computes the same, remove auto_map from config.json"
         )
     if (quantization := config.get("quantization_config")) is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None

@@ -60,7 +60,8 @@ def load_config(files: CheckpointFiles, task: Task) -> PreTrainedConfig:
     """Read config.json, without what would only change the form of what the model gives.
 
     How attention is computed is left to transformers, too: one way needs packages that may not be
-    here, and a name on the Hub would have code loaded from there.
+    here, and a name on the Hub would have code loaded from there. Tokens go through a feed-forward
+    network together: in chunks, which save memory, only multiples of one length can be read.
     """
     _ = files.labels_for(task)  # they are checked
     place = files.directory / "config.json"
@@ -76,6 +77,8 @@ def load_config(files: CheckpointFiles, task: Task) -> PreTrainedConfig:
             config.return_dict = True
             config.output_attentions = config.output_hidden_states = False
             config._attn_implementation = None
+            if getattr(config, "chunk_size_feed_forward", 0):
+                config.chunk_size_feed_forward = 0
             task.fit_config(config, files.directory)
     return config
 

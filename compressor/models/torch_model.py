@@ -36,6 +36,7 @@ from compressor.models.loading import (
 )
 from compressor.models.text_files import keep_settings_apart
 from compressor.models.text_inputs import blueprint, fit_tokenizer
+from compressor.models.tokenizer_file import require_tokens_of_file
 from compressor.models.weight_files import WEIGHTS
 from compressor.models.weight_keys import Fit, require_finite, require_fit
 from compressor.tasks import Batch, Example, Task, load_task
@@ -156,10 +157,12 @@ def load_foreign(
 ) -> TorchModel:
     """Load a checkpoint that somebody else made; whatever fails is `EnvironmentMismatch`.
 
-    Weights that are NaN or infinite are refused too, unless they are what is looked for.
+    Weights that are NaN or infinite are refused too, unless they are what is looked for, and a
+    tokenizer that is not what its file says.
     """
     with foreign(f"{files.name}: cannot be loaded", "give a checkpoint that transformers loads"):
         model = load_model(files, task)
+        _require_own_tokens(files, model)
         if not allow_not_finite:
             require_finite(files, model.module)
     return model
@@ -236,7 +239,14 @@ def load_with_head(
         reads_head = task.has_head and not is_new
         require_fit(files, module, fit, reads_head=reads_head, described_by="config.json")
         require_finite(files, module)
-        return _model(module, _load_preprocessor(files, task, config), task), is_new
+        model = _model(module, _load_preprocessor(files, task, config), task)
+        _require_own_tokens(files, model)
+        return model, is_new
+
+
+def _require_own_tokens(files: CheckpointFiles, model: TorchModel) -> None:
+    if model.task.reads_tokens:
+        require_tokens_of_file(files, model.preprocessor)
 
 
 def _of_encoder(module: PreTrainedModel, fit: Fit) -> Fit:

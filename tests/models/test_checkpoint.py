@@ -72,8 +72,14 @@ def test_missing_weights_are_named(copy: Path):
 
 def test_a_checkpoint_with_code_of_its_own_is_refused(copy: Path):
     edit_config(copy, auto_map={"AutoModel": "modeling.Custom"})
-    with pytest.raises(EnvironmentMismatch, match="code of its own"):
+    with pytest.raises(EnvironmentMismatch, match=r"code of its own.* 'bert' .* remove auto_map"):
         find_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("named", [{}, None])
+def test_a_checkpoint_that_names_no_code_has_none(copy: Path, named: object):
+    edit_config(copy, auto_map=named)
+    assert find_checkpoint(str(copy)).infer_task() == "text-classification"
 
 
 @pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "fp8"])

@@ -35,7 +35,8 @@ def test_the_model_is_found_and_the_package_not_imported(package: Path) -> None:
 
 
 def test_its_files_are_checked_as_those_of_any_checkpoint(package: Path) -> None:
-    (package / "model" / "config.json").write_text('{"model_type": "bert", "auto_map": {}}')
+    config = '{"model_type": "bert", "auto_map": {"AutoModel": "modeling.Custom"}}'
+    (package / "model" / "config.json").write_text(config)
     with pytest.raises(EnvironmentMismatch, match="auto_map"):
         find_checkpoint(NAME)
 

@@ -272,6 +272,16 @@ def test_what_a_config_says_of_outputs_changes_no_logit(
     np.testing.assert_array_equal(model.predict(batch), plain.predict(batch))
 
 
+def test_a_feed_forward_network_in_chunks_reads_texts_of_any_length(
+    copy: Path, tiny_bert_dir: Path
+):
+    edit(copy / "config.json", chunk_size_feed_forward=4)
+    model, plain = load_checkpoint(copy), load_checkpoint(tiny_bert_dir)
+    batch = plain.task.encode(plain.preprocessor, ["a good film", "bad"])
+    assert batch["input_ids"].shape[1] % 4, "or chunks would do"
+    np.testing.assert_array_equal(model.predict(batch), plain.predict(batch))
+
+
 def test_code_from_the_hub_for_attention_is_not_asked_for(copy: Path):
     edit(copy / "config.json", attn_implementation="kernels-community/flash-attn")
     assert load_checkpoint(copy).module.config._attn_implementation == "sdpa"
