@@ -31,6 +31,7 @@ _PROBES = (
 )
 _MOST_WORDS = 24  # of the tokenizer's own, in one more text
 _MOST_SHOWN = 8  # ids of a text in a message
+_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # two names of one class
 _ENDS = ("add_bos_token", "add_eos_token")
 
 
@@ -59,11 +60,23 @@ def require_tokens_of_file(files: CheckpointFiles, tokenizer: PreTrainedTokenize
             raise EnvironmentMismatch(
                 f"{place}: gives {text!r} other tokens ({ours}) than the {kind.__name__} that "
                 f"transformers makes of it ({theirs}), which leaves out what the file says beside "
-                f"the vocabulary; if the model was trained with the tokens of the file, set "
-                f"tokenizer_class in {TOKENIZER_CONFIG} to PreTrainedTokenizerFast and name the "
-                f"special tokens there; if with the others, load it as {kind.__name__} and save it "
-                f"with save_pretrained over both files"
+                f"the vocabulary; {_advice(files, kind.__name__)}"
             )
+
+
+def _advice(files: CheckpointFiles, made: str) -> str:
+    save = f"load it as {made} and save it with save_pretrained over both files"
+    if _settings(files).get("tokenizer_class") in _AS_IT_IS:  # which is not heeded for some types
+        return (
+            f"transformers does so for model type '{files.config['model_type']}' whatever class "
+            f"{TOKENIZER_CONFIG} names; {save} if the model was trained with that, else give a "
+            f"checkpoint of another type"
+        )
+    return (
+        f"if the model was trained with the tokens of the file, set tokenizer_class in "
+        f"{TOKENIZER_CONFIG} to {_AS_IT_IS[0]} and name the special tokens there; if with the "
+        f"others, {save}"
+    )
 
 
 def _take_settings(own: Tokenizer, backend: Tokenizer | None) -> None:

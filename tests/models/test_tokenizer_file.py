@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+import transformers
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import load_checkpoint
@@ -68,9 +69,18 @@ def test_the_class_that_is_advised_reads_the_file_as_it_is(copy: Path):
     assert (ids == 3).tolist() == [False] * (len(ids) - 1) + [True]
 
 
-def test_the_tokenizer_of_transformers_saved_over_both_files_loads(copy: Path):
-    import transformers
+def test_a_type_whose_class_is_taken_whatever_is_named_is_told_so(copy: Path):
+    config = transformers.Qwen2Config(
+        **{"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"num_key_value_heads": 2, "intermediate_size": 24, "pad_token_id": 0},
+    )
+    transformers.Qwen2ForSequenceClassification(config).save_pretrained(copy)
+    edit(copy / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    with pytest.raises(EnvironmentMismatch, match="for model type 'qwen2' whatever class"):
+        load_checkpoint(copy)
 
+
+def test_the_tokenizer_of_transformers_saved_over_both_files_loads(copy: Path):
     edit(copy / "tokenizer.json", post_processor=SEP_ALONE)
     transformers.BertTokenizer.from_pretrained(copy).save_pretrained(copy)
     model = load_checkpoint(copy)

@@ -22,6 +22,7 @@ WITHOUT_TABLE = (
     "gemma2",
     "gemma3_text",
     "gte",
+    "helium",
     "jina_embeddings_v3",
     "llama",
     "mistral",

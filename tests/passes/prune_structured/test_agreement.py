@@ -37,7 +37,7 @@ COPIES = dict.fromkeys(("camembert", "data2vec-text", "xlm-roberta"), "roberta")
 # What is new in these is in one that is exported here; tools/check_families.py exports them all.
 LIKE_OTHERS = {"dinov2_with_registers", "deberta", "ernie", "esm", "eurobert", "jina_embeddings_v3"}
 LIKE_OTHERS |= {"layoutlm", "xmod", "clip", "gpt2", "gemma", "gemma2", "gemma3_text", "siglip"}
-LIKE_OTHERS |= {"llama", "mistral", "nomic_bert", "qwen2", "rembert"}
+LIKE_OTHERS |= {"helium", "llama", "mistral", "nomic_bert", "qwen2", "rembert"}
 TEXTS = [name for name in ALL_TEXTS if name not in HEADLESS]
 EXPORTED = [
     name
@@ -133,8 +133,13 @@ def all_forms(
     """Prune and save one model of each architecture, and load all of them in one fresh process."""
     forms = {}
     for model_type in (*TEXTS, *IMAGES):
-        if model_type in TEXTS:
-            preprocessor: Any = transformers.AutoTokenizer.from_pretrained(tiny_bert_dir)
+        if model_type == "qwen2":  # whose own class transformers makes of any tokenizer
+            names = ("pad_token", "unk_token", "eos_token")
+            pieces = {f"[{name}]": number for number, name in enumerate((*names, "mask"))}
+            special = {name: f"[{name}]" for name in names}
+            preprocessor: Any = transformers.Qwen2Tokenizer(vocab=pieces, merges=[], **special)
+        elif model_type in TEXTS:
+            preprocessor = transformers.AutoTokenizer.from_pretrained(tiny_bert_dir)
         else:
             preprocessor = load_task("image-classification").load_preprocessor(tiny_vit_dir)
         folder = tmp_path_factory.mktemp(model_type)
