@@ -520,9 +520,7 @@ def test_one_label_that_holds_or_not_goes_from_a_starter_to_the_artifact(
         logits = module(**tokenizer(data, padding=True, return_tensors="pt")).logits[:, 0]
     module.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    lines = [
-        {"text": text, column: int(held)} for text, held in zip(data, logits > 0, strict=True)
-    ]
+    lines = [{"text": text, column: int(held)} for text, held in zip(data, logits > 0, strict=True)]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, lines)))
     recipe = write_starter(
         str(tmp_path / "model"), tmp_path / "dev.jsonl", tmp_path / "recipe.yaml"
