@@ -135,7 +135,27 @@ def load_weights(
         if wrappers is not None:  # transformers would put them back where the model is saved
             used = module._weight_conversions
             module._weight_conversions = [item for item in used if item.target_patterns != [""]]
+        _say_what_is_tied(module)
     return module, fit_of_loaded(files, module, info)
+
+
+def _say_what_is_tied(module: PreTrainedModel) -> None:
+    """Let the configuration say that weights are apart which it ties and the files hold as two.
+
+    transformers keeps them apart then, and another model that is made from that configuration does
+    not: it would have one of the two in both places.
+    """
+    named = module.get_expanded_tied_weights_keys(all_submodels=True)
+    apart = named.keys() - module.all_tied_weights_keys.keys()
+    if all(module.get_parameter(name).dim() == 1 for name in apart):
+        return  # of two biases one is used, and that is what both become
+    module.config.tie_word_embeddings = False
+    for name in named.keys() - apart:  # the setting is one for all of them
+        holder, _, own = name.rpartition(".")
+        weight = module.get_parameter(name)
+        copied = torch.nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+        module.get_submodule(holder).register_parameter(own, copied)
+    module.all_tied_weights_keys = {}
 
 
 def _without_wrappers(files: CheckpointFiles) -> dict[str, str] | None:

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
+from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes.prune_structured.unit_removal import prune_neurons
 
 
 @pytest.fixture
@@ -117,3 +120,36 @@ def test_heads_that_do_not_divide_the_hidden_size_are_named(copy: Path):
     (copy / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
     with pytest.raises(EnvironmentMismatch, match=r"do not fit config\.json .*heads \(5\)"):
         load_checkpoint(copy)
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "roberta"])
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_a_head_with_a_table_of_its_own_keeps_it_whatever_the_config_says(
+    tiny_bert_dir: Path, tmp_path: Path, kind: str, is_pruned: bool
+):
+    own = tmp_path / "own"
+    config = transformers.AutoConfig.for_model(
+        kind,
+        **{"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+        **{"intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 0},
+        **{"initializer_range": 0.3, "embedding_size": 32, "tie_word_embeddings": False},
+    )
+    torch.manual_seed(0)
+    module = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    module.save_pretrained(own)
+    transformers.AutoTokenizer.from_pretrained(tiny_bert_dir).save_pretrained(own)
+    path = own / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
+    ids = np.array([[2, 5, 9, 7, 3]])
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    with torch.no_grad():
+        wanted = module(**{name: torch.from_numpy(value) for name, value in batch.items()}).logits
+    model = load_checkpoint(own, task="masked-language-modeling")
+    np.testing.assert_allclose(model.predict(batch), wanted.numpy(), atol=1e-5)
+    if is_pruned:
+        prune_neurons(find_encoder(model.module), {0: [1, 2, 3]})
+    expected = model.predict(batch)
+    np.testing.assert_array_equal(model.clone().predict(batch), expected)
+    model.save(tmp_path / "saved")
+    again = load_checkpoint(tmp_path / "saved", task="masked-language-modeling")
+    np.testing.assert_array_equal(again.predict(batch), expected)
