@@ -70,13 +70,19 @@ def positions_limit(place: Path, value: object) -> int | None:
 
 
 def check_text_files(
-    files: CheckpointFiles, *, max_length: int | None, pooling: str | None, is_teacher: bool = False
+    files: CheckpointFiles,
+    *,
+    max_length: int | None,
+    pooling: str | None,
+    is_teacher: bool = False,
+    tokens_read: int | None = None,
 ) -> int | None:
     """Return how many tokens a checkpoint's files allow at most; None where they do not say.
 
     A model of a family that is not known may read a few less. `max_length` is what the
     artifact is to read at most where the recipe says so, `pooling` that of a sentence encoder. What
-    a teacher gives for a text may depend on its batch, and is no score.
+    a teacher gives for a text may depend on its batch, and is no score. `tokens_read` is what
+    another file says in place of the tokenizer's own limit.
 
     Raises `EnvironmentMismatch` for limits and padding that cannot be right.
     """
@@ -85,6 +91,7 @@ def check_text_files(
     if settings is None:
         return None
     own = tokenizer_limit(files.directory / TOKENIZER_CONFIG, settings.get("model_max_length"))
+    own = own if tokens_read is None else tokens_read
     positions = positions_limit(place, config.get("max_position_embeddings"))
     if positions is not None:
         positions = max(1, positions - first_position(config))  # loading refuses one without room

@@ -280,6 +280,8 @@ def _load_preprocessor(files: CheckpointFiles, task: Task, config: PreTrainedCon
     ):
         preprocessor = task.load_preprocessor(files.directory)
     if task.reads_tokens:
+        if (most := task.tokens_read(files.directory)) is not None:
+            preprocessor.model_max_length = most
         fit_tokenizer(files, preprocessor, _blueprint(files, task, config))
     task.fit_preprocessor(files.name, files.directory, preprocessor)
     return preprocessor

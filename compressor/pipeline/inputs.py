@@ -339,6 +339,7 @@ def check_text_inputs(recipe: Recipe) -> None:
                 max_length=recipe.export.max_length,
                 pooling=pooling,
                 is_teacher=key.endswith(".teacher"),
+                tokens_read=None if task is None else load_task(task).tokens_read(files.directory),
             )
         except EnvironmentMismatch as error:
             problems.append(recipe.describe(key, str(error)))

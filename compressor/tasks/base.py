@@ -261,6 +261,13 @@ class Task(Explained, ABC):
     def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
         """Return what is needed in place of an array of `shape` for so many rows, or None."""
 
+    def tokens_read(self, directory: Path) -> int | None:  # noqa: ARG002 - for what has such files
+        """Return how many tokens are read of a text at most, whatever a tokenizer's files say.
+
+        None where no other file of the checkpoint says so.
+        """
+        return None
+
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a preprocessor read what the checkpoint called `name` in `directory` was made to.
 

@@ -11,7 +11,7 @@ not compute is refused by its name, because vectors without it would be other ve
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +24,15 @@ from compressor.measurements import EmbeddingRecord
 from compressor.runtime.prompts import Prompts, read_prompts
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.text_towers import has_own_way, is_projected, projected_width
+from compressor.tasks.transformer_step import (
+    LENGTH_FILE,
+    longest_read,
+    read_json,
+    require_plain_reading,
+)
 
 MODULES = "modules.json"
 AMONG_WEIGHTS = ""
-_LENGTH = "sentence_bert_config.json"
 ABOUT = "config_sentence_transformers.json"
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 # In the order in which sentence-transformers concatenates those that flags ask for, which stand in
@@ -51,6 +56,8 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.linear.Identity": "identity",
 }
+# What a step after the pooling reads and gives.
+_OF_VECTORS = dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
 _SHORT_NAMES = {"torch.nn.Tanh": "tanh", "torch.nn.Identity": "identity"}
 
 
@@ -194,11 +201,13 @@ def read_pooling(
     `RecipeError` when the recipe contradicts the files.
     """
     wanted = {"pooling": mode, "normalize": normalize}
-    about = _read(directory / ABOUT)
+    about = read_json(directory / ABOUT)
     found = _from_modules(directory)
+    if found is not None:
+        require_plain_reading(directory)
     max_length = longest_read(directory)
     read_prompts(about, directory / ABOUT)
-    config = {} if found is not None else (_read(directory / "config.json") or {})
+    config = {} if found is not None else (read_json(directory / "config.json") or {})
     if found is None and (mode is None or is_projected(config)) and has_own_way(config):
         found = _of_text_tower(directory / "config.json", config, normalize=normalize)
     if found is None:
@@ -288,7 +297,7 @@ def dense_weights(directory: Path, folder: str) -> Path:
 
 def dense_files(directory: Path) -> list[Path]:
     """Return the weight files that there are of the Dense steps of a checkpoint."""
-    modules = _read(directory / MODULES, kind=list) or []
+    modules = read_json(directory / MODULES, kind=list) or []
     steps = [step for step in modules if isinstance(step, dict)]
     kinds = [(str(step.get("type")), str(step.get("path"))) for step in steps]
     folders = [path for kind, path in kinds if kind.endswith(".Dense") and Path(path).name == path]
@@ -298,7 +307,7 @@ def dense_files(directory: Path) -> list[Path]:
 
 def read_about(directory: Path) -> dict[str, Any] | None:
     """Return what sentence-transformers says about the whole model; None where it says nothing."""
-    content: dict[str, Any] | None = _read(directory / ABOUT)
+    content: dict[str, Any] | None = read_json(directory / ABOUT)
     return content
 
 
@@ -309,7 +318,7 @@ def checkpoint_prompts(directory: Path) -> Prompts:
 
 def read_config(directory: Path) -> dict[str, Any]:
     """Return the content of config.json; raises `EnvironmentMismatch` when it cannot be read."""
-    content: dict[str, Any] | None = _read(directory / "config.json")
+    content: dict[str, Any] | None = read_json(directory / "config.json")
     if content is None:
         raise EnvironmentMismatch(f"{directory / 'config.json'}: not found")
     return content
@@ -317,33 +326,8 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def read_steps(directory: Path) -> list[str] | None:
     """Return the names of the modules that sentence-transformers runs; None where it names none."""
-    modules = _read(directory / MODULES, kind=list)
+    modules = read_json(directory / MODULES, kind=list)
     return None if modules is None else [kind for kind, _ in _steps(directory / MODULES, modules)]
-
-
-def longest_read(directory: Path) -> int | None:
-    """Return how many tokens sentence-transformers reads at most; None where it says nothing."""
-    found = (_read(directory / _LENGTH) or {}).get("max_seq_length")
-    if found is not None and not (type(found) is int and found > 1):
-        raise EnvironmentMismatch(
-            f"{directory / _LENGTH}: max_seq_length must be a whole number above 1, got {found!r}"
-        )
-    return found
-
-
-def require_case(name: str, directory: Path, tokenizer: Any) -> None:
-    """Raise `EnvironmentMismatch` where texts are put to lower case before a tokenizer.
-
-    One that does not tell case apart will do. `name` is the checkpoint's.
-    """
-    probe = "The QUICK Brown Fox"
-    lowers = bool((_read(directory / _LENGTH) or {}).get("do_lower_case"))
-    if lowers and tokenizer.tokenize(probe) != tokenizer.tokenize(probe.lower()):
-        raise EnvironmentMismatch(
-            f"{name}: sentence_bert_config.json puts texts to lower case before a tokenizer that "
-            f"tells case apart, which an artifact cannot do; give the tokenizer a lower-case "
-            f"normalizer and set do_lower_case to false"
-        )
 
 
 def similarity_of(directory: Path) -> str:
@@ -384,7 +368,7 @@ def write_pooling(directory: Path, pooling: Pooling, *, width: int, max_length: 
             "activation_function": names[step.activation],
         }
         _write(directory / folder / "config.json", settings)
-    _write(directory / _LENGTH, {"max_seq_length": max_length, "do_lower_case": False})
+    _write(directory / LENGTH_FILE, {"max_seq_length": max_length, "do_lower_case": False})
     if pooling.about is not None:
         _write(directory / ABOUT, pooling.about)
     return folders
@@ -409,7 +393,7 @@ def _kind_of(step: Any) -> str:
 def _from_modules(directory: Path) -> Pooling | None:
     """Return what `modules.json` and the files that it names say; None without it."""
     place = directory / MODULES
-    modules = _read(place, kind=list)
+    modules = read_json(place, kind=list)
     if modules is None:
         return None
     steps = _steps(place, modules)
@@ -439,6 +423,8 @@ def _from_modules(directory: Path) -> Pooling | None:
             step = _dense_step(directory / path / "config.json", normalized=normalized)
             dense.append(replace(step, is_cut=_is_cut(step, directory, path)))
             folders.append(path)
+        else:
+            _require_of_vectors(directory / path / "config.json")
         normalized = kind == "Normalize"
     return Pooling(
         _mode(settings, content),
@@ -450,7 +436,7 @@ def _from_modules(directory: Path) -> Pooling | None:
 
 
 def _content_of(settings: Path) -> dict[str, Any]:
-    content: dict[str, Any] | None = _read(settings)
+    content: dict[str, Any] | None = read_json(settings)
     if content is None:
         raise EnvironmentMismatch(f"{settings}: not found, and {MODULES} names it")
     return content
@@ -474,14 +460,21 @@ def _dense_step(place: Path, *, normalized: bool) -> DenseStep:
             f"{place}: its activation_function is {asked!r}; only {' and '.join(_SHORT_NAMES)} can "
             f"be computed"
         )
-    usual = {"module_input_name": "sentence_embedding", "use_residual": False}
-    usual["module_output_name"] = usual["module_input_name"]
+    _require_usual(place, content, {**_OF_VECTORS, "use_residual": False})
+    return DenseStep(content["in_features"], content["out_features"], bias, activation, normalized)
+
+
+def _require_of_vectors(place: Path) -> None:
+    """Raise where a Normalize step says that it scales something else, or writes it elsewhere."""
+    _require_usual(place, read_json(place) or {}, _OF_VECTORS)
+
+
+def _require_usual(place: Path, content: ConfigFile, usual: Mapping[str, object]) -> None:
     for key, value in usual.items():
         if (found := content.get(key)) not in (None, value):
             raise EnvironmentMismatch(
                 f"{place}: {key} is {found!r}, and only {_shown(value)} can be computed"
             )
-    return DenseStep(content["in_features"], content["out_features"], bias, activation, normalized)
 
 
 def _steps(place: Path, modules: Sequence[Any]) -> list[tuple[str, str]]:
@@ -533,19 +526,6 @@ def _refuse_excluded_prompts(directory: Path, settings: Path, content: ConfigFil
 
 def _shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
-
-
-def _read(path: Path, kind: type[Any] = dict) -> Any:
-    """Return the content of a JSON file; None when it does not exist."""
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EnvironmentMismatch(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(content, kind):
-        raise EnvironmentMismatch(f"{path}: must hold a {kind.__name__}, copy it again")
-    return content
 
 
 def _write(path: Path, content: Any) -> None:

@@ -38,13 +38,13 @@ from compressor.tasks.image_vectors import reads_images
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import Outputs
 from compressor.tasks.pooling import (
+    MODULES,
     Pooling,
     PoolingMode,
     checkpoint_prompts,
     dense_files,
     read_config,
     read_pooling,
-    require_case,
     similarity_of,
     write_pooling,
 )
@@ -71,6 +71,7 @@ from compressor.tasks.similarity import (
 )
 from compressor.tasks.text import TextTask
 from compressor.tasks.text_towers import CLIP_TEXTS, PROJECTED, require_end
+from compressor.tasks.transformer_step import longest_read, require_case
 from compressor.tasks.vectors import (
     BYTES_CODE,
     SIMILARITIES_CODE,
@@ -294,11 +295,14 @@ class SentenceEmbedding(VectorTask, TextTask):
         """Return the weights of linear layers after pooling."""
         return dense_files(directory)
 
+    def tokens_read(self, directory: Path) -> int | None:
+        """Return how many tokens sentence-transformers reads at most, where it says so."""
+        return longest_read(directory) if (directory / MODULES).is_file() else None
+
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a tokenizer read what sentence-transformers would; raises where it cannot."""
         keep_prompts(preprocessor, checkpoint_prompts(directory))
-        limit = self.how_pooled(directory).max_length
-        if limit is not None:
+        if (limit := longest_read(directory)) is not None:
             preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
         require_case(name, directory, preprocessor)
         config = read_config(directory)

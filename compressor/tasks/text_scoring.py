@@ -47,11 +47,9 @@ from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, one_each
 from compressor.tasks.pooling import (
     MODULES,
-    longest_read,
     read_about,
     read_config,
     read_steps,
-    require_case,
 )
 from compressor.tasks.ranking import (
     Floats,
@@ -72,6 +70,7 @@ from compressor.tasks.ranking import (
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.similarity import rank_correlation
 from compressor.tasks.text import TextTask
+from compressor.tasks.transformer_step import longest_read, require_case
 from compressor.words import counted
 
 if TYPE_CHECKING:
@@ -242,10 +241,13 @@ class TextScoring(TextTask):
         if (found := activation or self.activation) is not None:
             config.sentence_transformers = {"activation_fn": ACTIVATIONS[found][0]}
 
+    def tokens_read(self, directory: Path) -> int | None:
+        """Return how many tokens sentence-transformers reads at most, where it says so."""
+        return longest_read(directory) if (directory / MODULES).is_file() else None
+
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a tokenizer read no more than sentence-transformers would."""
-        limit = longest_read(directory)
-        if limit is not None:
+        if (limit := longest_read(directory)) is not None:
             preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
         require_case(name, directory, preprocessor)
 
