@@ -496,11 +496,15 @@ def summary() -> str:
             f"{spread([row['points_lost'] for row in rows], '.2f')} points of accuracy; "
             f"{spread([row['changed_percent'] for row in rows], '.1f')}% of predictions changed |"
         )
-    return "\n".join([*lines, *map(_judged_summary, JUDGED_RECIPES)])
+    who = "another, trained without the {rows:,} rows it is judged on"
+    for name in JUDGED_RECIPES:
+        lines.append(_judged_summary(name, who))
+        who = "the same"  # tools/train_sst2.py made one checkpoint for all of them
+    return "\n".join(lines)
 
 
-def _judged_summary(name: str) -> str:
-    """Return the line of a recipe whose runs were judged on all rows set apart."""
+def _judged_summary(name: str, who: str) -> str:
+    """Return the line of a recipe that was judged on all rows apart, the `{rows}` in `who`."""
     rows = read_results(name)["rows"]
     apart = [list(row["apart"].values()) for row in rows]
     counts = [[item["rows"] for item in files] for files in apart]
@@ -516,8 +520,7 @@ def _judged_summary(name: str) -> str:
     )
     before = rows[0]["megabytes"] * rows[0]["times_smaller"]
     return (
-        f"| another, trained without the {sum(counts[0]):,} rows it is judged on, "
-        f"`recipes/{name}.yaml`, "
+        f"| {who.format(rows=sum(counts[0]))}, `recipes/{name}.yaml`, "
         f"{np.mean([row['minutes'] for row in rows]):.0f} min | {before:.1f} → "
         f"{spread([row['megabytes'] for row in rows], '.2f')} MB, "
         f"{np.mean([row['times_smaller'] for row in rows]):.1f}× | "

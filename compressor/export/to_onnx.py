@@ -61,8 +61,6 @@ _FAILURES = (
     AssertionError,
     ImportError,
 )
-
-
 _MOST_CHARACTERS = 300  # of what another library says
 
 
