@@ -130,6 +130,7 @@ def _trim_tables(module: PreTrainedModel, kept: Sequence[int], *, padding: int |
     whole = [table.weight]
     if isinstance(head, nn.Linear) and head.out_features == rows:
         whole += [head.weight] if head.bias is None else [head.weight, head.bias]
+        whole += _biases_beside(module, head)
     index = torch.tensor(kept, device=table.weight.device)
     cut = {
         id(old): nn.Parameter(old.detach()[index], requires_grad=old.requires_grad) for old in whole
@@ -142,6 +143,20 @@ def _trim_tables(module: PreTrainedModel, kept: Sequence[int], *, padding: int |
                     part.num_embeddings, part.padding_idx = len(kept), padding
                 elif name == "weight" and isinstance(part, nn.Linear):
                     part.out_features = len(kept)
+
+
+def _biases_beside(module: PreTrainedModel, head: nn.Linear) -> list[nn.Parameter]:
+    """Return what lies beside a head for each piece, such as a second bias that it does not share.
+
+    That is so in BERT and RoBERTa where the head is not tied to the table.
+    """
+    return [
+        own
+        for part in module.modules()
+        if any(child is head for child in part.children())
+        for own in part.parameters(recurse=False)
+        if own.shape == (head.out_features,) and own is not head.bias
+    ]
 
 
 def _rename(config: Any, new_ids: Mapping[int, int]) -> None:

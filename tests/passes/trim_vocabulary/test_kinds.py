@@ -520,8 +520,9 @@ def test_the_score_of_an_unknown_character_does_not_rise():
         ("DebertaV2", deberta),
     ],
 )
+@pytest.mark.parametrize("tied", [True, False])
 def test_the_head_of_a_masked_language_model_follows_the_table(
-    made: Any, family: str, make: Any, tmp_path: Path
+    made: Any, family: str, make: Any, tied: bool, tmp_path: Path
 ):
     tokenizer = made(make.__name__)
     vocabulary = vocabulary_of(tokenizer)
@@ -537,6 +538,7 @@ def test_the_head_of_a_masked_language_model_follows_the_table(
         intermediate_size=8,
         max_position_embeddings=64,
         embedding_size=8,
+        tie_word_embeddings=tied,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
