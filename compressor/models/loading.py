@@ -135,8 +135,23 @@ def load_weights(
         if wrappers is not None:  # transformers would put them back where the model is saved
             used = module._weight_conversions
             module._weight_conversions = [item for item in used if item.target_patterns != [""]]
+        _fill_second_biases(module, info["missing_keys"])
         _say_what_is_tied(module)
     return module, fit_of_loaded(files, module, info)
+
+
+def _fill_second_biases(module: PreTrainedModel, missing: set[str]) -> None:
+    """Give heads that are not tied the bias that transformers 4 saved once for both its names.
+
+    What was filled is taken out of `missing`. transformers 5 leaves zeros there.
+    """
+    pairs = module._tied_weights_keys
+    for name in sorted(missing & pairs.keys() if isinstance(pairs, dict) else ()):
+        bias, source = module.get_parameter(name), pairs[name]
+        if bias.dim() == 1 and source not in missing:
+            with torch.no_grad():
+                bias.copy_(module.get_parameter(source))
+            missing.discard(name)
 
 
 def _say_what_is_tied(module: PreTrainedModel) -> None:

@@ -153,3 +153,35 @@ def test_a_head_with_a_table_of_its_own_keeps_it_whatever_the_config_says(
     model.save(tmp_path / "saved")
     again = load_checkpoint(tmp_path / "saved", task="masked-language-modeling")
     np.testing.assert_array_equal(again.predict(batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "second"),
+    [("bert", "cls.predictions"), ("roberta", "lm_head"), ("albert", "predictions")],
+)
+def test_a_bias_that_transformers_4_saved_once_for_two_names_is_read_as_both(
+    tiny_bert_dir: Path, tmp_path: Path, kind: str, second: str
+):
+    config = transformers.AutoConfig.for_model(
+        kind,
+        **{"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
+        **{"intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 0},
+        **{"initializer_range": 0.3, "embedding_size": 32, "tie_word_embeddings": False},
+    )
+    torch.manual_seed(0)
+    module = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    bias = torch.randn(40)
+    with torch.no_grad():
+        for name in (f"{second}.bias", f"{second}.decoder.bias"):
+            module.get_parameter(name).copy_(bias)
+    module.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(tiny_bert_dir).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[f"{second}.decoder.bias"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ids = np.array([[2, 5, 9, 7, 3]])
+    with torch.no_grad():
+        wanted = module(input_ids=torch.from_numpy(ids)).logits.numpy()
+    model = load_checkpoint(tmp_path, task="masked-language-modeling")
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    np.testing.assert_allclose(model.predict(batch), wanted, atol=1e-5)
