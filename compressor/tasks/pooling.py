@@ -30,8 +30,8 @@ from compressor.tasks.transformer_step import (
     read_json,
     require_plain_reading,
 )
+from compressor.tasks.transformer_step import MODULES as MODULES
 
-MODULES = "modules.json"
 AMONG_WEIGHTS = ""
 ABOUT = "config_sentence_transformers.json"
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -204,7 +204,7 @@ def read_pooling(
     about = read_json(directory / ABOUT)
     found = _from_modules(directory)
     if found is not None:
-        require_plain_reading(directory)
+        require_plain_reading(directory, "states")
     max_length = longest_read(directory)
     read_prompts(about, directory / ABOUT)
     config = {} if found is not None else (read_json(directory / "config.json") or {})

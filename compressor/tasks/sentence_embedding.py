@@ -38,7 +38,6 @@ from compressor.tasks.image_vectors import reads_images
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import Outputs
 from compressor.tasks.pooling import (
-    MODULES,
     Pooling,
     PoolingMode,
     checkpoint_prompts,
@@ -297,13 +296,11 @@ class SentenceEmbedding(VectorTask, TextTask):
 
     def tokens_read(self, directory: Path) -> int | None:
         """Return how many tokens sentence-transformers reads at most, where it says so."""
-        return longest_read(directory) if (directory / MODULES).is_file() else None
+        return longest_read(directory)
 
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a tokenizer read what sentence-transformers would; raises where it cannot."""
         keep_prompts(preprocessor, checkpoint_prompts(directory))
-        if (limit := longest_read(directory)) is not None:
-            preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
         require_case(name, directory, preprocessor)
         config = read_config(directory)
         if (

@@ -70,7 +70,11 @@ from compressor.tasks.ranking import (
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.similarity import rank_correlation
 from compressor.tasks.text import TextTask
-from compressor.tasks.transformer_step import longest_read, require_case
+from compressor.tasks.transformer_step import (
+    longest_read,
+    require_case,
+    require_plain_reading,
+)
 from compressor.words import counted
 
 if TYPE_CHECKING:
@@ -230,6 +234,7 @@ class TextScoring(TextTask):
     def as_saved(self, directory: Path) -> Self:
         """Return the task with the activation of the checkpoint in `directory`."""
         _require_one_step(directory)
+        require_plain_reading(directory, "scores")
         return dataclasses.replace(self, activation=_activation(directory))
 
     def fit_config(self, config: Any, directory: Path) -> None:
@@ -243,12 +248,10 @@ class TextScoring(TextTask):
 
     def tokens_read(self, directory: Path) -> int | None:
         """Return how many tokens sentence-transformers reads at most, where it says so."""
-        return longest_read(directory) if (directory / MODULES).is_file() else None
+        return longest_read(directory)
 
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
-        """Let a tokenizer read no more than sentence-transformers would."""
-        if (limit := longest_read(directory)) is not None:
-            preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
+        """Raise where a tokenizer cannot read what sentence-transformers would."""
         require_case(name, directory, preprocessor)
 
     def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all

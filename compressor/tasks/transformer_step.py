@@ -2,7 +2,8 @@
 
 `sentence_bert_config.json` says how many tokens are read and whether texts are put to lower case.
 It may say more: other arguments for tokenizer, configuration or model, another output. What would
-make other vectors is refused by its name, because nothing here follows it.
+make other vectors or scores is refused by its name, because nothing here follows it. Without
+`modules.json` there is no such step, and the file is not read.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compressor.errors import EnvironmentMismatch
 from compressor.tasks.head import ConfigFile
 
+MODULES = "modules.json"
 LENGTH_FILE = "sentence_bert_config.json"
 # In the order in which sentence-transformers looks for them; the others were written by its first
 # versions.
@@ -48,15 +50,14 @@ _ARGUMENTS: Mapping[str, frozenset[str]] = {
     ),
 }
 _NO_CODE = "trust_remote_code"  # no code of a checkpoint is run, whatever it says
-# What else would change a text's vector, and the one value that does not, besides null.
-_OTHERS: Mapping[str, object] = {
-    "transformer_task": "feature-extraction",
-    "module_output_name": "token_embeddings",
-    "query_length": None,
-    "document_length": None,
-    "query_expansion": None,
+# What else would change what is made of a text, where anything but null is given.
+_OTHERS = ("query_length", "document_length", "query_expansion")
+Gives = Literal["states", "scores"]
+# What the step is called for, its output, and where in the model that lies, by what it gives.
+_USUAL: Mapping[Gives, tuple[str, str, str]] = {
+    "states": ("feature-extraction", "token_embeddings", "last_hidden_state"),
+    "scores": ("sequence-classification", "scores", "logits"),
 }
-_STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
 _OF_TEXTS = ("common", "text")  # parts of what a tokenizer is called with
 
 
@@ -90,29 +91,32 @@ def require_case(name: str, directory: Path, tokenizer: Any) -> None:
         )
 
 
-def require_plain_reading(directory: Path) -> None:
-    """Raise `EnvironmentMismatch` where texts are read, or states given, in a way of its own."""
+def require_plain_reading(directory: Path, gives: Gives) -> None:
+    """Raise `EnvironmentMismatch` where texts are read, or outputs given, in a way of its own."""
     place, content = _settings(directory)
-    for key, value in _unfollowed(content):
+    for key, value in _unfollowed(content, *_USUAL[gives]):
         raise EnvironmentMismatch(
-            f"{place}: {key} is {json.dumps(value)}, which is not followed here, so that vectors "
+            f"{place}: {key} is {json.dumps(value)}, which is not followed here, so that outputs "
             f"would be others; remove it and write what it means into the files of the tokenizer "
-            f"or into config.json, or give a checkpoint that needs it not"
+            f"or into config.json, or give a checkpoint that does without"
         )
 
 
-def _unfollowed(content: ConfigFile) -> Iterator[tuple[str, object]]:
-    """Yield each setting that would make other vectors, and its value."""
+def _unfollowed(
+    content: ConfigFile, task: str, output: str, inside: str
+) -> Iterator[tuple[str, object]]:
+    """Yield each setting that would make other outputs, and its value."""
     for key, harmless in _ARGUMENTS.items():
         given = content.get(key)
         for name, value in (given if isinstance(given, Mapping) else {}).items():
             if name not in harmless and name != _NO_CODE:
                 yield f"{key}.{name}", value
-    for key, usual in _OTHERS.items():
-        if content.get(key) not in (None, usual):
+    usual = {**dict.fromkeys(_OTHERS), "transformer_task": task, "module_output_name": output}
+    for key, value in usual.items():
+        if content.get(key) not in (None, value):
             yield key, content[key]
-    ways = content.get("modality_config")
-    if isinstance(ways, Mapping) and (own := ways.get("text", _STATES)) != _STATES:
+    ways, way = content.get("modality_config"), {"method": "forward", "method_output_name": inside}
+    if isinstance(ways, Mapping) and (own := ways.get("text", way)) != way:
         yield "modality_config.text", own
     called = content.get("processing_kwargs")
     for part in _OF_TEXTS:
@@ -121,7 +125,9 @@ def _unfollowed(content: ConfigFile) -> Iterator[tuple[str, object]]:
 
 
 def _settings(directory: Path) -> tuple[Path, ConfigFile]:
-    """Return the file that counts, and its content; empty where there is none."""
+    """Return the file that counts, and its content; empty where there is none, or no step."""
+    if not (directory / MODULES).is_file():
+        return directory / LENGTH_FILE, {}
     for name in _LENGTH_FILES:
         if content := read_json(directory / name):
             return directory / name, content

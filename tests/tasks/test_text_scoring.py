@@ -175,8 +175,21 @@ def test_a_checkpoint_without_its_classifier_is_refused(plain: Path):
 
 
 def test_the_tokenizer_reads_what_sentence_transformers_would(plain: Path):
+    own = load_checkpoint(plain).preprocessor.model_max_length
     edit(plain, "sentence_bert_config.json", max_seq_length=12)
+    # As CrossEncoder does, which reads the file where modules.json names a step alone.
+    assert load_checkpoint(plain).preprocessor.model_max_length == own
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    (plain / "modules.json").write_text(json.dumps([{"type": kind, "path": ""}]))
+    edit(plain, "config_sentence_transformers.json", model_type="CrossEncoder")
     assert load_checkpoint(plain).preprocessor.model_max_length == 12
+    way = {"text": {"method": "forward", "method_output_name": "logits"}}
+    usual = {"transformer_task": "sequence-classification", "module_output_name": "scores"}
+    edit(plain, "sentence_bert_config.json", modality_config=way, **usual)
+    assert load_checkpoint(plain).task.name == SCORING
+    edit(plain, "sentence_bert_config.json", processing_kwargs={"text": {"max_length": 12}})
+    with pytest.raises(EnvironmentMismatch, match=r"processing_kwargs\.text is .*not followed"):
+        load_checkpoint(plain)
 
 
 def test_the_sigmoid_is_that_of_torch():
