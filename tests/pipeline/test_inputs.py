@@ -120,8 +120,9 @@ def test_validate_tells_lengths_and_padding_that_cannot_be_right(
     copy = shutil.copytree(tiny_encoder_dir, tmp_path / "encoder")
     model = {"checkpoint": str(copy)}
     check_text_inputs(recipe(tmp_path, model=model))
-    with pytest.raises(RecipeError, match=r"export\.max_length: 65 tokens .* set 64 or less"):
-        check_text_inputs(recipe(tmp_path, model=model, export={"max_length": 65}))
+    # There are 64 positions, of which its sentence_bert_config.json reads 16.
+    with pytest.raises(RecipeError, match=r"export\.max_length: 17 tokens .* set 16 or less"):
+        check_text_inputs(recipe(tmp_path, model=model, export={"max_length": 17}))
     pooling = copy / "1_Pooling" / "config.json"
     pooling.write_text(json.dumps({"pooling_mode_cls_token": True}))
     settings = json.loads((copy / "tokenizer_config.json").read_text())
