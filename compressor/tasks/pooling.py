@@ -193,7 +193,8 @@ def read_pooling(
     """Return how a checkpoint's vectors are made: by its files, else by the recipe, else as usual.
 
     Usual is what sentence-transformers does with a checkpoint that has no such files: the mean over
-    the tokens, not normalised; of CLIP's encoder of texts what CLIP does.
+    the tokens, or the last one of a language model, where no other has read the whole text; not
+    normalised. Of CLIP's encoder of texts it is what CLIP does.
 
     `mode` and `normalize` are what the recipe says, None where it says nothing.
 
@@ -211,8 +212,8 @@ def read_pooling(
     if found is None and (mode is None or is_projected(config)) and has_own_way(config):
         found = _of_text_tower(directory / "config.json", config, normalize=normalize)
     if found is None:
-        usual = Pooling(mode or "mean", bool(normalize), None, max_length, about)
-        return _truncated(usual, directory)
+        usual = mode or ("lasttoken" if _reads_forwards(config) else "mean")
+        return _truncated(Pooling(usual, bool(normalize), None, max_length, about), directory)
     said = {"pooling": found.mode, "normalize": found.normalize}
     mistakes = [
         f"model.{name}: is {_shown(value)}, but {found.source} of the checkpoint says "
@@ -223,6 +224,13 @@ def read_pooling(
     if mistakes:
         raise RecipeError(mistakes)
     return _truncated(replace(found, max_length=max_length, about=about), directory)
+
+
+def _reads_forwards(config: ConfigFile) -> bool:
+    """Return whether a checkpoint was saved as a language model, whose tokens see those before."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return str(first).endswith("ForCausalLM") and bool(config.get("is_causal", True))
 
 
 def _of_text_tower(place: Path, config: ConfigFile, *, normalize: bool | None) -> Pooling:

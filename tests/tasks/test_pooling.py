@@ -38,6 +38,24 @@ def test_without_files_it_is_the_mean_unless_the_recipe_says_otherwise(tmp_path:
     assert wanted.how_pooled(tmp_path) == Pooling("cls", True)
 
 
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [
+        ({"architectures": ["Qwen3ForCausalLM"]}, "lasttoken"),
+        ({"architectures": ["Qwen3ForCausalLM"], "is_causal": False}, "mean"),
+        ({"architectures": ["Qwen3Model"]}, "mean"),
+        ({"architectures": []}, "mean"),
+        ({"architectures": None}, "mean"),
+    ],
+)
+def test_of_a_language_model_it_is_the_last_token_as_in_sentence_transformers(
+    tmp_path: Path, config: dict[str, Any], mode: str
+):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_pooling(tmp_path) == Pooling(mode, False)
+    assert read_pooling(tmp_path, mode="max") == Pooling("max", False)
+
+
 def test_a_recipe_that_contradicts_the_files_is_told_every_key(tiny_encoder_dir: Path):
     wanted = load_task("sentence-embedding", pooling="cls", normalize=False)
     with pytest.raises(RecipeError) as refused:
