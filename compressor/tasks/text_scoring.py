@@ -589,14 +589,21 @@ def _of_queries(
     return ndcg(scores, labels, groups, k=_K), differ_within(labels, groups)
 
 
+_IS_ONE_LABEL = (
+    "; if a label of 0 or 1 says whether something holds, write problem_type: "
+    "multi_label_classification into the checkpoint's config.json"
+)
+
+
 def _without_order(metric: str, truth: Truth) -> str | None:
     groups, labels = truth.groups, _numbers(truth)
     if groups is None or len(np.unique(groups)) == len(groups):
+        holds = labels is not None and bool(np.isin(labels, (0, 1)).all())
         return (
             f"has no query with several candidates, which {metric} looks at the order of; name the "
             f"column of the query's id in data.group, or for scores of single rows set "
             f"budget.metric to spearman, pearson, r2 or {SCORE_AGREEMENT.name}"
-        )
+        ) + _IS_ONE_LABEL * holds
     if metric == CONCORDANCE.name:
         told = np.bincount(groups) > 1
     elif labels is None:
