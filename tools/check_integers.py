@@ -60,14 +60,18 @@ TEXT = (
     *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet"),
     *("data2vec-text", "ernie", "megatron-bert", "roberta-prelayernorm", "roformer"),
     *("xlm-roberta-xl", "modernbert", "gte", "nomic_bert", "jina_embeddings_v3", "eurobert", "esm"),
-    *("deberta", "deberta-v2", "albert", "rembert", "llama", "mistral", "qwen2", "qwen3"),
+    *("deberta", "deberta-v2", "albert", "rembert", "helium", "llama", "mistral"),
+    *("qwen2", "qwen3"),
     *("layoutlm", "gpt2", "gemma", "gemma2", "gemma3_text", "mobilebert", "squeezebert"),
 )
 IMAGE = ("vit", "deit", "beit", "dinov2", "dinov2_with_registers")
 # The layers of ALBERT are one, so none of them is pruned apart; of the others none can be.
 UNPRUNED = ("albert", "mobilebert", "squeezebert")
 # Queries can share keys.
-GROUPED = ("eurobert", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+GROUPED = (
+    *("eurobert", "helium", "llama", "mistral", "qwen2", "qwen3"),
+    *("gemma", "gemma2", "gemma3_text"),
+)
 ROTATED = ("roformer", "modernbert", "nomic_bert", "jina_embeddings_v3", *GROUPED)
 SMALL = {"min_elements": 0}
 FORMS: dict[str, IntegerSettings] = {
