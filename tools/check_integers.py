@@ -19,7 +19,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ import onnxruntime
 import torch
 import transformers
 from integer_exactness import ExactnessCheck, check_integers
-from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
@@ -123,13 +122,19 @@ class Numbers:
         texts: Sequence[str],
         _pairs: object = None,
         *,
-        padding: bool | str,
-        truncation: bool,  # noqa: ARG002 -- a tokenizer's arguments
-        max_length: int,
-        return_tensors: str,  # noqa: ARG002
-    ) -> dict[str, NDArray[np.int64]]:
-        rows = [_numbers(text)[:max_length] for text in texts]
-        width = max_length if padding == "max_length" else max(map(len, rows))
+        padding: bool | str = False,
+        truncation: bool,
+        max_length: int | None = None,
+        **_form: object,
+    ) -> Mapping[str, Any]:
+        most = max_length if truncation else None
+        rows = [_numbers(text)[:most] for text in texts]
+        if not padding:
+            return {"input_ids": rows}
+        width = max(map(len, rows))
+        if padding == "max_length":
+            assert max_length is not None, "there is a length to fill"
+            width = max_length
         ids, mask = (np.zeros((len(rows), width), np.int64) for _ in range(2))
         for row, tokens in enumerate(rows):
             ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1

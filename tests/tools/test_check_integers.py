@@ -23,6 +23,15 @@ def test_no_integer_of_a_pruned_model_differs_in_any_form(checking: ModuleType):
     assert all(item.compared > 0 for item in numbers)
 
 
+def test_no_integer_differs_after_training_for_int8(checking: ModuleType):
+    _, model, examples = checking.random_model(0)
+    found = dict(checking.check_trained(model, examples))
+    assert {"trained", "trained, static"} == set(found)
+    numbers = [item for checks in found.values() for item in checks]
+    assert sum(item.wrong + item.saturated for item in numbers) == 0
+    assert all(item.compared > 0 for item in numbers)
+
+
 def test_a_wrong_number_is_named(checking: ModuleType):
     bad = checking.ExactnessCheck("layer.0", "MatMulInteger", 10, 3, 1)
     assert checking.describe([bad]) == "layer.0: 3 wrong, 1 saturated"
