@@ -15,6 +15,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.families import family_of
 from compressor.models.families.prunable import first_position
+from compressor.models.vocabulary_files import TOKENIZER
 from compressor.tasks import NO_LIMIT
 from compressor.words import counted
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER, SPECIAL_TOKENS = "tokenizer.json", "special_tokens_map.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 # Classes of transformers that pad with nothing where no file names a token; others have their own.
 _NAMES_NO_PAD = frozenset(
     name + form
