@@ -21,6 +21,12 @@ from compressor.pipeline.preflight import (
 from compressor.recipe.recipe import Recipe, load_recipe
 
 GOOD_ROWS = "text,label\n" + "".join(f"fine {row},1\nbad {row},0\n" for row in range(60))
+OF_A_COPY = (
+    "model: {checkpoint: copy}\n"
+    "data: {search: {path: rows.csv}}\n"
+    "budget: {max_drop: 0.1}\n"
+    "passes: []\n"
+)
 
 
 @pytest.fixture
@@ -282,13 +288,7 @@ def test_a_checkpoint_without_a_tokenizer_is_told_before_it_is_loaded(
     copy = shutil.copytree(tiny_bert_dir, folder / "copy")
     (copy / "tokenizer.json").unlink()
     (copy / "vocab.txt").unlink(missing_ok=True)
-    path = write(
-        folder,
-        "model: {checkpoint: copy}\n"
-        "data: {search: {path: rows.csv}}\n"
-        "budget: {max_drop: 0.1}\n"
-        "passes: []\n",
-    )
+    path = write(folder, OF_A_COPY)
     with pytest.raises(EnvironmentMismatch, match="its tokenizer cannot be loaded"):
         check_inputs(load_recipe(path))
 
@@ -301,13 +301,7 @@ def test_a_tokenizer_of_another_checkpoint_is_told_before_it_is_loaded(
     largest = max(words["model"]["vocab"].values())
     words["model"]["vocab"]["another"] = largest + 1
     (copy / "tokenizer.json").write_text(json.dumps(words))
-    path = write(
-        folder,
-        "model: {checkpoint: copy}\n"
-        "data: {search: {path: rows.csv}}\n"
-        "budget: {max_drop: 0.1}\n"
-        "passes: []\n",
-    )
+    path = write(folder, OF_A_COPY)
     reason = f"largest id is {largest + 1}, the embedding table has {largest + 1} rows"
     with pytest.raises(EnvironmentMismatch, match=reason):
         check_inputs(load_recipe(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -350,20 +351,24 @@ def rows(seed: int, count: int) -> list[dict[str, Any]]:
     return found
 
 
+def tiny_config(labels: Sequence[str], num_pieces: int) -> transformers.BertConfig:
+    return transformers.BertConfig(
+        **TINY,
+        vocab_size=num_pieces,
+        max_position_embeddings=64,
+        problem_type="multi_label_classification",
+        id2label=dict(enumerate(labels)),
+        label2id={name: place for place, name in enumerate(labels)},
+    )
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny checkpoint that was trained for a moment to give sets of labels."""
     folder = tmp_path_factory.mktemp("multi-label") / "model"
     torch.manual_seed(0)
     tokenizer = word_piece_tokenizer()
-    config = transformers.BertConfig(
-        **TINY,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        problem_type="multi_label_classification",
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: place for place, name in enumerate(LABELS)},
-    )
+    config = tiny_config(LABELS, len(tokenizer))
     module: Any = transformers.BertForSequenceClassification(config)
     data = rows(9, 96)
     batch = TASK.encode(tokenizer, [row["text"] for row in data])
@@ -502,14 +507,7 @@ def test_one_label_that_holds_or_not_goes_from_a_starter_to_the_artifact(
 ):
     torch.manual_seed(0)
     tokenizer = word_piece_tokenizer()
-    config = transformers.BertConfig(
-        **TINY,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        problem_type="multi_label_classification",
-        id2label={0: "bad"},
-        label2id={"bad": 0},
-    )
+    config = tiny_config(("bad",), len(tokenizer))
     module: Any = transformers.BertForSequenceClassification(config).eval()
     data = [row["text"] for row in rows(9, 96)]
     with torch.no_grad():
