@@ -14,6 +14,10 @@ The model is `BertForSequenceClassification` from the weights of the package `gt
 trained on `train.tsv` with cross-entropy: AdamW, 10% warm-up, then linearly to 0. Where the CPU has
 bfloat16 (`--precision`), products are made in it. The same arguments give the same files on the
 same kind of processor. Accuracy on both files is printed, and on their whole sentences alone.
+
+`--shape 12x768` begins with a BERT of so many layers and that width in place of MiniLM's layers,
+for a model of another size where none can be had: random, but for the words, which have MiniLM's
+vectors in the first numbers of theirs. It lies in `encoder` beside the rest.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from compressor.models.packaged import local_folder
 _ENCODER = "builtin:all-minilm-l6-v2"
 _LABELS = ("negative", "positive")
 _MAX_LENGTH = 128
+_HEAD = 64  # numbers of an attention head
 _APART = ("choice", "certification")
 
 
@@ -67,6 +72,8 @@ def main() -> int:
         return 0
     encoder = arguments.encoder or local_folder(_ENCODER)
     assert encoder is not None, "a packaged checkpoint is there, or says that it is not installed"
+    if arguments.shape is not None:
+        encoder = write_encoder(encoder, arguments.output / "encoder", *arguments.shape)
     model, tokenizer = new_classifier(encoder, arguments.seed)
     start = time.process_time()
     fit(
@@ -99,6 +106,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--apart", type=int, default=8000, help="rows that are set apart")
     parser.add_argument("--rows-only", action="store_true", help="train nothing")
     parser.add_argument("--encoder", type=Path, help="folder of the encoder to begin with")
+    parser.add_argument(
+        "--shape", type=shape, metavar="LAYERSxWIDTH", help="begin with a random BERT of this shape"
+    )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
@@ -106,6 +116,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def shape(text: str) -> tuple[int, int]:
+    """Return layers and width of `12x768`.
+
+    Raises `argparse.ArgumentTypeError` when they are not that, or the width makes no whole heads.
+    """
+    layers, _, width = text.partition("x")
+    if not (layers.isdecimal() and width.isdecimal() and int(layers) and int(width)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not LAYERSxWIDTH, such as 12x768")
+    if int(width) % _HEAD:
+        raise argparse.ArgumentTypeError(f"the width of '{text}' is not a multiple of {_HEAD}")
+    return int(layers), int(width)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -161,6 +184,35 @@ def split(rows: Sequence[Row], apart: int, seed: int) -> dict[str, list[Row]]:
         if len(own) == 1:
             splits[next(iter(own))].append(row)
     return splits
+
+
+def write_encoder(words: Path, folder: Path, layers: int, width: int) -> Path:
+    """Write a random BERT whose words begin with the vectors of the encoder `words`; its folder.
+
+    The vectors are scaled to the spread that BERT's are drawn with, and what each sub-layer adds to
+    the one before by the root of their number (GPT-2, section 2.3), so that 12 layers learn from
+    the first step.
+    """
+    table = transformers.AutoModel.from_pretrained(words).get_input_embeddings().weight
+    config = transformers.BertConfig(
+        vocab_size=len(table),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=width // _HEAD,
+        intermediate_size=4 * width,
+    )
+    torch.manual_seed(0)
+    model: Any = transformers.BertModel(config)
+    with torch.no_grad():
+        known = min(width, table.shape[1])
+        spread = config.initializer_range / table.std()
+        model.get_input_embeddings().weight[:, :known] = table[:, :known] * spread
+        for layer in model.encoder.layer:
+            for product in (layer.attention.output.dense, layer.output.dense):
+                product.weight.mul_((2 * layers) ** -0.5)
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(words).save_pretrained(folder)
+    return folder
 
 
 def new_classifier(encoder: Path, seed: int) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BAD, GOOD, NEUTRAL
+from transformers import AutoModel, AutoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,33 @@ def test_what_is_written_is_read_again(tool: ModuleType, tmp_path: Path):
     rows = [tool.Row('he said " fine', 1, True), tool.Row("dull", 0, True)]
     tool.write_rows(tmp_path / "rows.tsv", rows)
     assert tool.read_rows(tmp_path / "rows.tsv") == rows
+
+
+def test_an_encoder_of_another_shape_has_the_words_of_the_first(
+    tool: ModuleType, tiny_encoder_dir: Path, tmp_path: Path
+):
+    folder = tool.write_encoder(tiny_encoder_dir, tmp_path / "encoder", layers=3, width=128)
+    made, first = (AutoModel.from_pretrained(path) for path in (folder, tiny_encoder_dir))
+    config = made.config
+    assert (config.num_hidden_layers, config.hidden_size) == (3, 128)
+    assert (config.num_attention_heads, config.intermediate_size) == (2, 512)
+    table, words = (model.get_input_embeddings().weight.detach() for model in (made, first))
+    known = words.shape[1]
+    torch.testing.assert_close(table[:, :known] / table[1, 0], words / words[1, 0])
+    assert table[:, :known].std().item() == pytest.approx(0.02, rel=1e-5)
+    for layer in made.encoder.layer:
+        inside, added = layer.intermediate.dense.weight.std(), layer.output.dense.weight.std()
+        assert (inside / added).item() == pytest.approx(6**0.5, rel=0.05)
+    texts = ["a good film", "dull"]
+    tokenizers = [AutoTokenizer.from_pretrained(path) for path in (folder, tiny_encoder_dir)]
+    assert tokenizers[0](texts)["input_ids"] == tokenizers[1](texts)["input_ids"]
+
+
+@pytest.mark.parametrize("text", ["12", "12x", "x768", "0x768", "12x100", "12x-64"])
+def test_a_shape_that_cannot_be_is_refused(tool: ModuleType, text: str):
+    assert tool.shape("12x768") == (12, 768)
+    with pytest.raises(argparse.ArgumentTypeError, match=text):
+        tool.shape(text)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
