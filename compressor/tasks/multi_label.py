@@ -32,6 +32,7 @@ from compressor.tasks.base import (
     Truth,
 )
 from compressor.tasks.columns import Columns
+from compressor.tasks.cross_encoder import CrossEncoderTask
 from compressor.tasks.examples import is_long
 from compressor.tasks.head import (
     ConfigFile,
@@ -44,7 +45,6 @@ from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.metrics import AGREEMENT, Floats, Metric, ratio
 from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, told_apart
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
-from compressor.tasks.text import TextTask
 from compressor.tasks.thresholds import (
     CHOSEN,
     Thresholds,
@@ -127,7 +127,7 @@ class LabelLogits(RowOutputs):
 
 
 @dataclass(frozen=True)
-class MultiLabelClassification(TextTask):
+class MultiLabelClassification(CrossEncoderTask):
     """A text or a pair of texts is one example, of which any number of labels hold.
 
     `thresholds` are the probabilities from which on labels are predicted: as asked for or, once

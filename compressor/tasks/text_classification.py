@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, TextColumns
+from compressor.tasks.cross_encoder import CrossEncoderTask
 from compressor.tasks.head import ConfigFile, has_label_set
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
-from compressor.tasks.text import TextTask
 
 _CODE = f"""\
 {TOKENS_CODE}\
@@ -19,7 +19,7 @@ print([labels[index] for index in logits.argmax(axis=-1)])
 """
 
 
-class TextClassification(TextTask, Classification):
+class TextClassification(CrossEncoderTask, Classification):
     """A pair of texts is one example, whose two parts the model reads together."""
 
     name: ClassVar[str] = "text-classification"

@@ -31,6 +31,7 @@ from compressor.tasks.base import (
     Truth,
 )
 from compressor.tasks.columns import Columns, ScoredColumns
+from compressor.tasks.cross_encoder import STEPS
 from compressor.tasks.examples import length_of
 from compressor.tasks.head import (
     ACTIVATIONS,
@@ -663,7 +664,7 @@ def _activation_in(config: Any) -> Activation:
 def _require_one_step(directory: Path) -> None:
     """Raise `EnvironmentMismatch` for a CrossEncoder of several modules."""
     steps = read_steps(directory)
-    if steps is not None and steps != ["Transformer"]:
+    if steps is not None and steps != STEPS:
         raise EnvironmentMismatch(
             f"{directory / MODULES}: the steps are {', '.join(steps)}, and here only a transformer "
             f"with its own head is computed; give a checkpoint whose head is part of the "
