@@ -102,17 +102,31 @@ def _texts(key: str, file: SplitSource, read_header: ReadHeader, read: ReadTable
     rows = zip(table.columns[column], table.columns[_TEXT], titles, strict=True)
     for row, (given, text, title) in enumerate(rows):
         name = _id(given)
-        whole = f"{title} {text or ''}".strip() if isinstance(title, str) and title else text
         if name is None:
             bad.add(f"{table.place(row)}: {column} must be text or a whole number, {_got(given)}")
         elif name in found:
             bad.add(f"{table.place(row)}: {column} {show(name)} stands twice; remove one")
-        elif problem := text_problem(whole):
-            bad.add(f"{table.place(row)}: {_TEXT} {problem}")
+        elif problem := _text_problem(title, text):
+            bad.add(f"{table.place(row)}: {problem}")
         else:
-            found[name] = whole
+            found[name] = text if _is_nothing(title) else f"{title} {text or ''}".strip()
     bad.check()
     return found
+
+
+def _text_problem(title: Any, text: Any) -> str | None:
+    """Return why a text cannot be read after a title, which may be nothing; None where it can."""
+    if _is_nothing(title):
+        problem = text_problem(text)
+        return None if problem is None else f"{_TEXT} {problem}"
+    for key, value in ((_TITLE, title), (_TEXT, text)):
+        if not _is_nothing(value) and (problem := text_problem(value)) is not None:
+            return f"{key} {problem}"
+    return None
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN, as pandas writes a missing text
 
 
 def _grades(
@@ -133,6 +147,12 @@ def _grades(
             bad.add(f"{place}: score must be a number of 0 or more, {_got(cells[2])}")
         elif (query, document) in seen:
             bad.add(f"{place}: {show(query)} and {show(document)} stand twice; remove one")
+        elif grade > 0 and query == document:
+            bad.add(
+                f"{place}: {show(document)} is relevant to the query of the same id, and a document "
+                f"whose id is that of a query is the query itself, which is not searched for it; "
+                f"give it another id, or the score 0"
+            )
         else:
             seen.add((query, document))
             own = found.setdefault(query, {})

@@ -117,7 +117,8 @@ def plan_lines(
 ) -> list[str]:
     """Say what a run is about to do: passes, rows, budget, time, and where it writes.
 
-    Of its `steps`, `stored` were done by an earlier run.
+    `num_rows` are those that a score is of: queries, where they look for documents. Of its
+    `steps`, `stored` were done by an earlier run.
     """
     budget, certified = recipe.budget, num_rows.get("certification")
     rows = ", ".join(f"{count:,} {name}" for name, count in num_rows.items())

@@ -77,6 +77,9 @@ def _rows(recipe: Recipe, seen: Seen) -> Iterator[tuple[str, str]]:
     counts = counts or _estimated(recipe, plan)
     for name in needed:
         rows = "an unknown number of rows" if name not in counts else counted(counts[name], "row")
+        if name in seen.splits and (queries := seen.splits[name].num_judged) is not None:
+            documents = counted(counts[name] - queries, "document")
+            rows = f"{counted(queries, 'query', 'queries')} and {documents}"
         is_exact = (
             bool(seen.splits) or name not in counts or _is_counted(given[plan.get(name, name)])
         )

@@ -697,7 +697,7 @@ class _Run:
         head, *rest = plan_lines(
             self.recipe,
             metric,
-            num_rows,
+            {name: split.num_judged or len(split) for name, split in self.splits.items()},
             self.directory.path,
             seconds=self.estimate.remaining(),
             stored=len(names & found.keys()),

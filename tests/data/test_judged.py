@@ -222,6 +222,9 @@ def test_relevance_that_cannot_be_is_refused_with_its_line(
         ({"_id": "d0", "text": "again"}, "_id 'd0' stands twice"),
         ({"_id": "d31", "text": " "}, "text is empty"),
         ({"_id": "", "text": "x"}, "_id must be text or a whole number"),
+        ({"_id": "d31", "text": "x", "title": 1984}, "title must be text, got 1984"),
+        ({"_id": "d31", "text": "", "title": 1984}, "title must be text, got 1984"),
+        ({"_id": "d31", "text": 7, "title": "x"}, "text must be text, got 7"),
     ],
 )
 def test_a_document_that_cannot_be_is_refused_with_its_line(
@@ -233,6 +236,28 @@ def test_a_document_that_cannot_be_is_refused_with_its_line(
         read("search", search=beir)
     [mistake] = refused.value.mistakes
     assert f"corpus.jsonl:{NUM_DOCUMENTS + 1}: {reason}" in mistake
+
+
+def test_a_document_without_text_is_its_title(beir: dict[str, Any]):
+    with beir["corpus"].open("a") as stream:
+        stream.write(json.dumps({"_id": "d30", "title": "alone", "text": ""}) + "\n")
+        stream.write(json.dumps({"_id": "d31", "title": "by itself", "text": None}) + "\n")
+    examples = read("search", search=beir)["search"].examples
+    assert list(examples[-2:]) == [Document("alone"), Document("by itself")]
+
+
+def test_a_document_that_is_its_own_query_is_relevant_to_nobody(beir: dict[str, Any]):
+    with beir["corpus"].open("a") as stream:  # searched for all queries but that of its id
+        stream.write(json.dumps({"_id": "q1", "text": "find 1"}) + "\n")
+    rows = [("q0", "d0", 1), ("q1", "d1", 1)]
+    qrels(beir["qrels"], [*rows, ("q1", "q1", 0)])
+    assert len(read("search", search=beir)["search"]) == 2 + NUM_DOCUMENTS + 1
+    qrels(beir["qrels"], [*rows, ("q1", "q1", 2)])
+    with pytest.raises(RecipeError) as refused:
+        read("search", search=beir)
+    [mistake] = refused.value.mistakes
+    assert "test.tsv:4: 'q1' is relevant to the query of the same id" in mistake
+    assert "is not searched for it" in mistake
 
 
 def test_headers_are_checked_before_anything_is_read(beir: dict[str, Any], tmp_path: Path):

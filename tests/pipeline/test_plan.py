@@ -122,3 +122,20 @@ def test_rows_on_the_hub_are_said_not_to_be_looked_at(rows: Path):
 def test_rows_that_were_not_read_are_counted_by_their_lines(rows: Path):
     lines = plan(rows, "org/model", "{search: {path: dev.csv}}")
     assert f"  search         at most 160 rows of {rows}/dev.csv, to judge each pass" in lines
+
+
+def test_queries_are_counted_apart_from_the_documents_that_they_look_for(
+    tmp_path: Path, tiny_encoder_dir: Path
+):
+    rows = [f"find {row},about {row % 25},{1 + row % 2}\n" for row in range(40)]
+    (tmp_path / "pairs.csv").write_text("query,document,grade\n" + "".join(rows))
+    data = "{text: [query, document], label: grade, search: {path: pairs.csv}}"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"model: {{checkpoint: '{tiny_encoder_dir}'}}\ndata: {data}\n"
+        "budget: {metric: ndcg@10, max_drop: 0.1}\npasses: []\n"
+    )
+    recipe = load_recipe(path)
+    lines = render_plan(recipe, check_inputs(recipe)).splitlines()
+    counts = "40 queries and 25 documents"
+    assert f"  search         {counts} of {tmp_path}/pairs.csv, to judge each pass" in lines
