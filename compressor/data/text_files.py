@@ -281,17 +281,20 @@ def _squad_rows(path: Path, articles: Sequence[Mapping[str, Any]]) -> Iterator[d
         for paragraph in article["paragraphs"]:
             try:
                 for asked in paragraph["qas"]:
-                    answers = [] if asked.get("is_impossible") else asked.get("answers", [])
-                    yield {
+                    row = {
                         "id": asked.get("id"),
                         "title": article.get("title"),
                         "question": asked["question"],
                         "context": paragraph["context"],
-                        "answers": {
+                    }
+                    # Where nothing is said of answers, none is known; that is not "no answer".
+                    if asked.get("is_impossible") or "answers" in asked:
+                        answers = [] if asked.get("is_impossible") else asked["answers"]
+                        row["answers"] = {
                             "text": [item["text"] for item in answers],
                             "answer_start": [item["answer_start"] for item in answers],
-                        },
-                    }
+                        }
+                    yield row
             except (KeyError, TypeError, AttributeError) as error:
                 raise RecipeError(
                     f"{path}: a paragraph of '{article.get('title')}' is not in SQuAD's layout, "

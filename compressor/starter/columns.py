@@ -314,8 +314,15 @@ def _questions_and_answers(rows: _Rows) -> Guess:
             f"CONTEXT"
         )
     chosen = inputs or tuple(lowered[word] for word in _QUESTIONS)
-    named = next((lowered[word] for word in _ANSWERS if word in lowered), None)
-    return Guess(chosen, rows.asked.label or named)
+    label = rows.asked.label or next((lowered[word] for word in _ANSWERS if word in lowered), None)
+    others = [column for column in rows.columns if column.lower().startswith("answer")]
+    if label is None and others and not inputs:
+        raise RecipeError(
+            f"{rows.place}: {', '.join(others)} look like answers, and answers are one column of "
+            f"{{text: [...], answer_start: [...]}}, as SQuAD has it; write them so, in JSON lines "
+            f"or parquet, or give --text QUESTION --text CONTEXT to be judged without answers"
+        )
+    return Guess(chosen, label)
 
 
 def _texts_to_score(rows: _Rows) -> Guess:

@@ -350,6 +350,21 @@ def test_a_file_in_the_layout_of_squad_is_read_as_rows_of_questions(
     }
 
 
+def test_a_question_of_squad_without_the_key_answers_has_no_cell_of_answers(write: Write) -> None:
+    asked: list[dict[str, Any]] = [
+        {"id": "7", "question": "who?"},
+        {"id": "8", "question": "why?", "is_impossible": True},
+        {"id": "9", "question": "when?", "answers": []},
+    ]
+    articles = [{"title": "t", "paragraphs": [{"context": "by Ann", "qas": asked}]}]
+    source = SplitSource(path=write("a.json", json.dumps({"data": articles})))
+    empty: dict[str, Any] = {"text": [], "answer_start": []}
+    assert read_table(source, ("answers",), ()).columns["answers"] == [None, empty, empty]
+    articles[0]["paragraphs"][0]["qas"] = asked[:1]  # type: ignore[index]
+    source = SplitSource(path=write("b.json", json.dumps({"data": articles})))
+    assert read_header(source) == ["id", "title", "question", "context"]
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_rows_under_the_key_data_of_one_object_are_read(write: Write, indent: int | None) -> None:
     rows = [{"text": "a"}, {"text": "b"}]

@@ -320,6 +320,11 @@ def test_questions_contexts_and_answers_are_found_by_their_names():
         ({"q": TEXTS, "c": TEXTS}, {}, "no column is called question or context"),
         (ASKED, {"inputs": ("context",)}, "--text: two columns, the question and then its context"),
         (ASKED, {"label": "answers"}, "--label: dev.jsonl has no column 'answers'"),
+        (
+            {**ASKED, "answer_text": ["it", ""], "answer_start": [0, -1]},
+            {},
+            "answer_text, answer_start look like answers, and answers are one column",
+        ),
     ],
 )
 def test_columns_of_questions_that_cannot_be_told_are_an_error(
