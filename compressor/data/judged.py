@@ -149,9 +149,9 @@ def _grades(
             bad.add(f"{place}: {show(query)} and {show(document)} stand twice; remove one")
         elif grade > 0 and query == document:
             bad.add(
-                f"{place}: {show(document)} is relevant to the query of the same id, and a document "
-                f"whose id is that of a query is the query itself, which is not searched for it; "
-                f"give it another id, or the score 0"
+                f"{place}: {show(document)} is relevant to the query of the same id, and a "
+                f"document whose id is that of a query is the query itself, which is not searched "
+                f"for it; give it another id, or the score 0"
             )
         else:
             seen.add((query, document))
