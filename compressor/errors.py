@@ -33,6 +33,7 @@ from compressor.words import (
     moved,
     moved_and_budget,
     points,
+    verb_for,
 )
 
 # Of an OSError that no code is to blame for: the disk is full, read-only or broken.
@@ -222,8 +223,10 @@ class NotCertified(BudgetExceeded):
     """The observed drop is within the budget, but the certification split does not prove it.
 
     `upper_bound` is None when no bound exists for these rows; `needed_examples`, in all, would
-    settle the question at the observed drop, None when no number is known to. `uninformed` says
-    which model that knows nothing would pass too, and then no number of rows helps.
+    settle the question at the observed drop, None when no number is known to. They are `units`,
+    such as `queries`, of which `there` says how many there are, where rows do not tell.
+    `uninformed` says which model that knows nothing would pass too, and then no number of rows
+    helps.
     """
 
     exit_code = 6
@@ -236,6 +239,8 @@ class NotCertified(BudgetExceeded):
         max_drop: float,
         upper_bound: float | None,
         needed_examples: int | None,
+        units: str = "rows",
+        there: int | None = None,
         why: str | None = None,
         uninformed: str | None = None,
         key: str = "budget.max_drop",
@@ -258,9 +263,11 @@ class NotCertified(BudgetExceeded):
         found = f"all that these rows prove is a drop of at most {bound}"
         if upper_bound is None:
             found = f"these rows give no bound on the drop ({why})"
-        rows = "more rows"
+        rows = f"more {units}"
         if needed_examples is not None:
-            rows = f"{about(needed_examples)} rows in all"
+            rows = f"{about(needed_examples)} {units} in all"
+        if there is not None:
+            rows += f" (there {verb_for(there, 'is', 'are')} {there:,})"
         self.args = (
             f"{change}, but {found}, and the budget allows {points(max_drop)}; give "
             f"{'data.certification ' if of_run else ''}{rows}, {_eased(key)}{accept}",

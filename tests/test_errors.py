@@ -24,6 +24,16 @@ def test_an_unproven_budget_names_the_rows_it_would_take():
     assert error.needed_examples == 5321
 
 
+def test_rows_that_hold_what_must_not_be_missed_are_counted_by_themselves():
+    error = NotCertified(
+        metric="recall of LOC", drop=0.0, max_drop=0.05, upper_bound=0.75, needed_examples=98,
+        units="documents that hold LOC", there=3, key="budget.max_missed",
+    )  # fmt: skip
+    assert "give data.certification about 98 documents that hold LOC in all (there are 3), " in str(
+        error
+    )
+
+
 def test_a_mistake_of_a_megabyte_keeps_its_place_and_its_end():
     error = RecipeError(f"r.yaml:1: {'x' * 1_000_000} end")
     assert str(error).startswith("r.yaml:1: xxx")

@@ -21,8 +21,10 @@ from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe
+from compressor.report import recalls
 from compressor.report.attributions import passing_attributions
 from compressor.report.certificates import passing_guess
+from compressor.report.units import units_of
 from compressor.tasks import Guess, Task, find_metric
 
 
@@ -183,6 +185,8 @@ def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
             max_drop=worst.max_drop,
             upper_bound=worst.upper_bound,
             needed_examples=worst.needed_units,
+            units=recalls.holders(observed.final.metric, worst),
+            there=worst.num_units,
             why=None if worst.there else f"the certification split holds no {worst.kind}",
             uninformed=None,
             key=f"budget.{worst.budget}",
@@ -193,6 +197,7 @@ def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
         max_drop=log.max_drop,
         upper_bound=None if certificate is None else certificate.upper_bound,
         needed_examples=None if certificate is None else certificate.needed_examples,
+        units=units_of(observed.final.metric),
         why=log.missing.get("certificate"),
         uninformed=None if certificate is None else passing_guess(certificate),
     )

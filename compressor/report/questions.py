@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressor.measurements import RunReport
-from compressor.report import certificates, gains, provenance, scores, target, units, verdict
+from compressor.report import (
+    certificates,
+    gains,
+    provenance,
+    recalls,
+    scores,
+    target,
+    units,
+    verdict,
+)
 from compressor.report.certificates import certificate_words, confidence_words, readings_words
 from compressor.words import points
 
@@ -101,6 +110,9 @@ def _how_sure(report: RunReport) -> Answer:
         taken = f"{warning}."
         if proof.verdict == "certified":
             answer += ", if it were the first reading"
+    unproven = recalls.unproven_words(report) if proof.verdict == "certified" else None
+    if unproven is not None:
+        return Answer(question, "Not sure enough", f"{_capital(rest)}, but {unproven}. {taken}")
     return Answer(question, answer, f"{_capital(rest)}. {taken}")
 
 

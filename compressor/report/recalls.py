@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from compressor.measurements import RecallRecord, RunReport
 from compressor.report import units
 from compressor.report.slices_and_flips import PLACES, SLICE_STATES
-from compressor.words import about, bound_and_budget, counted, points
+from compressor.words import about, bound_and_budget, bound_points, counted, points, verb_for
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,43 @@ def missed_words(report: RunReport) -> str | None:
         f"the recall of {worst.kind} fell by {points(worst.drop)} ({_counts(worst)}), the budget "
         f"allows {points(worst.max_drop)}"
     )
+
+
+def unproven_words(report: RunReport) -> str | None:
+    """Say what is proven of the worst kind that is not proven; None where all of them are."""
+    worst = _unproven(report)
+    if worst is None:
+        return None
+    found = units.metric_of(report.metric)
+    one, many = ("row", "rows") if found is None else (found.unit, found.units)
+    rows = counted(worst.num_units, one, many)
+    holds = verb_for(worst.num_units, "holds", "hold")
+    bound = bound_points(max(worst.upper_bound, 0.0), worst.max_drop)
+    return (
+        f"all that {rows} that {holds} {worst.kind} {verb_for(worst.num_units, 'proves', 'prove')} "
+        f"is that its recall fell by at most {bound}, with {100 * worst.confidence:.4g}% "
+        f"confidence; the budget is {points(worst.max_drop)}"
+    )
+
+
+def towards_proof(report: RunReport) -> str | None:
+    """Say what would prove the worst kind that is not proven; None where all of them are."""
+    worst = _unproven(report)
+    if worst is None:
+        return None
+    wanted = f"more {holders(report.metric, worst)}"
+    if worst.needed_units is not None:
+        wanted = f"{about(worst.needed_units)} {holders(report.metric, worst)} in all"
+    return f"give data.certification {wanted} or raise budget.{worst.budget}"
+
+
+def holders(metric: str | None, item: RecallRecord) -> str:
+    """Return what holds one of a kind at least, such as `documents that hold PER`."""
+    return f"{units.units_of(metric)} that hold {item.kind}"
+
+
+def _unproven(report: RunReport) -> RecallRecord | None:
+    return next((item for item in report.recalls if item.verdict != "certified"), None)
 
 
 def _meaning(report: RunReport) -> str:

@@ -20,6 +20,12 @@ def metric_of(name: str | None) -> Metric | None:
     return find_metric(name) if name is not None and has_metric(name) else None
 
 
+def units_of(metric: str | None) -> str:
+    """Return what the examples are that a metric is taken on, such as `queries`; else `rows`."""
+    found = metric_of(metric)
+    return "rows" if found is None else found.units
+
+
 def is_share(metric: str | None) -> bool:
     """Tell whether a metric lies in 0..1 and is shown as per cent."""
     found = metric_of(metric)

@@ -142,6 +142,8 @@ def why_missing(report: RunReport, key: str) -> str:
 
 def _passed_words(report: RunReport) -> str:
     proof, budget = report.certificate, scores.budget_words(report)
+    if recalls.unproven_words(report) or attributions.unproven_agreement_words(report):
+        return _unproven_words(report)
     if proof is not None and proof.verdict == "certified":
         rows = f"on {scores.rows_words(report, proof.num_examples)} kept apart"
         sure = certificates.confidence_words(proof)
@@ -181,7 +183,7 @@ def _unproven_words(report: RunReport) -> str:
     change, budget = scores.change_and_budget(report, *ends, observed.drop)
     rows = scores.rows_words(report, observed.final.num_examples)
     words = f"{change} on {rows} kept apart, within the budget of {budget}, but "
-    unproven = attributions.unproven_agreement_words(report)
+    unproven = recalls.unproven_words(report) or attributions.unproven_agreement_words(report)
     if proof is not None and proof.verdict == "certified" and unproven is not None:
         return f"{words}{unproven}"
     if proof is None:
@@ -282,6 +284,8 @@ def _towards_proof(report: RunReport, *, accept: bool = True) -> str:
     proof, found = report.certificate, report.attributions
     last = ", or accept the missing proof with --allow-inconclusive" if accept else ""
     certified = proof is not None and proof.verdict == "certified"
+    if certified and (wanted := recalls.towards_proof(report)) is not None:
+        return f"To prove it, {wanted}{last}."
     if certified and found is not None and found.verdict != "certified":
         if attributions.passing_attributions(found) is not None:
             return (

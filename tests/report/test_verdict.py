@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from compressor.report import verdict
+from compressor.measurements import RecallRecord, RunReport
+from compressor.report import questions, verdict
 from compressor.report.report_json import from_plain
 
 
@@ -193,6 +195,52 @@ def test_an_unproven_run_says_how_many_rows_would_settle_it(report_in_state: Any
     assert verdict.next_step(from_plain(report_in_state("not-certified"))) == (
         "To prove it, give data.certification about 5,400 rows in all or raise budget.max_drop, or "
         "accept the missing proof with --allow-inconclusive."
+    )
+
+
+def unproven_recall(**changes: Any) -> RecallRecord:
+    """Return what three rows prove of one class."""
+    fields: dict[str, Any] = {
+        "kind": "spam", "budget": "max_missed", "there": 3, "before": 3, "after": 3,
+        "num_units": 3, "drop": 0.0, "upper_bound": 0.632, "lower_bound": 0.0,
+        "verdict": "inconclusive", "max_drop": 0.05, "confidence": 0.95, "needed_units": 59,
+    }  # fmt: skip
+    return RecallRecord(**{**fields, **changes})
+
+
+def with_recalls(data: dict[str, Any], *recalls: RecallRecord, **changes: Any) -> RunReport:
+    return dataclasses.replace(from_plain(data), recalls=recalls, **changes)
+
+
+def test_what_is_not_proven_of_one_class_is_said_of_it_and_not_of_the_whole(report_in_state: Any):
+    known = unproven_recall(kind="ham", verdict="certified", needed_units=None)
+    changes = {"verdict": "not_certified", "guilty_step": "certification"}
+    report = with_recalls(report_in_state("certified"), unproven_recall(), known, **changes)
+    words = verdict.headline(report)
+    assert words.startswith("Not certified: ")
+    assert words.endswith(
+        "but all that 3 rows that hold spam prove is that its recall fell by at most 63.2 points, "
+        "with 95% confidence; the budget is 5 points"
+    )
+    assert verdict.next_step(report) == (
+        "To prove it, give data.certification about 59 rows that hold spam in all or raise "
+        "budget.max_missed, or accept the missing proof with --allow-inconclusive."
+    )
+    [sure] = [item for item in questions.answers(report) if item.question.startswith("How sure")]
+    assert sure.answer == "Not sure enough"
+    assert "3 rows that hold spam" in sure.detail
+
+
+def test_an_accepted_missing_proof_of_one_class_is_said_too(report_in_state: Any):
+    report = with_recalls(
+        report_in_state("certified"), unproven_recall(num_units=1), inconclusive_allowed=True
+    )
+    words = verdict.headline(report)
+    assert words.startswith("Passed without proof: ")
+    assert "all that 1 row that holds spam proves is that its recall" in words
+    assert verdict.next_step(report).startswith(
+        "To prove it, give data.certification about 59 rows that hold spam in all or raise "
+        "budget.max_missed. Use the model"
     )
 
 
