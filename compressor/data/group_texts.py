@@ -16,12 +16,14 @@ _AT_ONCE = 4096  # rows that are read together
 def shared_text(splits: Iterable[Dataset]) -> int | None:
     """Return the position of the only text that the examples of each group share.
 
-    It is that of the first split that tells: one whose groups have several examples, which share
-    one text and no more. None where no split does.
+    It is that of the first split that tells: by its columns, or by groups of several examples,
+    which share one text and no more. None where no split does.
     """
     for split in splits:
         if split.groups is None:
             continue
+        if split.group_text is not None:
+            return split.group_text
         if _KNOWN not in split.known:
             split.known[_KNOWN] = _shared_text(split)
         place: int | None = split.known[_KNOWN]

@@ -54,6 +54,8 @@ def repeated(split: Dataset, others: Mapping[str, Dataset]) -> str | None:
 
 
 def _unit(split: Dataset) -> tuple[str, str]:
+    if split.groups is not None and split.group_text == 1:
+        return "context", "contexts"
     is_query = split.groups is not None or split.num_judged is not None
     return ("query", "queries") if is_query else ("row", "rows")
 

@@ -65,6 +65,8 @@ class Dataset:
     # Of rows that belong together, such as the candidates of a query: the number of the group of
     # each example, from 0 on.
     groups: NDArray[np.int64] | None = field(default=None, repr=False)
+    # The position of the text that a group is told by, where its columns say so.
+    group_text: int | None = None
     # Further columns of the file by name, values as they stand in it, for `budget.slices`.
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
     # The labels were numbers, and nothing says which number is which class of the checkpoint.
@@ -266,6 +268,7 @@ def _decode(
         cut_from=None if donor == name else donor,
         grades=None if grades is None else grades[rows],
         groups=None if origin.groups is None else group_numbers(origin.groups[rows]),
+        group_text=columns.group_text,
         columns={
             column: tuple(origin.table.columns[column][row] for row in rows) for column in kept
         },

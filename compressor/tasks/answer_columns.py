@@ -30,6 +30,7 @@ class QuestionColumns(TextColumns):
 
     holds: ClassVar[RowKind] = "answers"
     names_labels: ClassVar[bool] = False
+    group_text: ClassVar[int | None] = 1  # the context
     about_label: ClassVar[str] = "right answers, and where in the context they begin"
 
     def groups(

@@ -70,8 +70,13 @@ RowKind = Literal[
 
 
 class Columns(ABC):
-    """Which columns of a table a task reads, and what becomes of them."""
+    """Which columns of a table a task reads, and what becomes of them.
 
+    `group_text` is the position of the text that every group is told by, whichever rows it has;
+    None where rows have to tell.
+    """
+
+    group_text: ClassVar[int | None] = None
     input_column: ClassVar[str]  # the key under `data` that names the input's columns
     holds: ClassVar[RowKind] = "classes"
     names_labels: ClassVar[bool] = True  # a cell of the label column names classes

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 
-from compressor.data import Dataset, repeated
+from compressor.data import Dataset, DataSettings, SplitSource, load_splits, repeated
+from compressor.data.describe import describe_splits
+from compressor.tasks import load_task
 from compressor.tasks.examples import Words
 
 
@@ -67,6 +71,29 @@ def test_of_questions_the_contexts_count():
     assert repeated(split("certification", *each, groups=list(range(40))), {}) is None
     copies = split("certification", *asked, *asked, groups=[*groups, *(20 + g for g in groups)])
     assert repeated(copies, {}) is not None
+
+
+def load_questions(folder: Path, name: str, question: str) -> Dataset:
+    rows = [{"q": question, "c": text, "a": {"text": [], "answer_start": []}} for text in TEXTS]
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_splits(
+        DataSettings(text=("q", "c"), label="a", search=SplitSource(path=path)),
+        label_names=(),
+        columns=load_task("question-answering").columns("answer_f1"),
+        needed=["search"],
+        seed=0,
+    )["search"]
+
+
+def test_contexts_of_one_question_each_are_known_with_another_question(tmp_path: Path):
+    read = load_questions(tmp_path, "search", "who?")
+    own = load_questions(tmp_path, "certification", "why?")
+    why = repeated(own, {"search": read})
+    assert why is not None
+    assert why.startswith("40 of 40 contexts stand in the search split too")
+    [_, record] = describe_splits({"search": read, "certification": own})
+    assert record.shared_with == {"search": 40}
 
 
 def test_of_graded_pairs_both_texts_count():
