@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -153,7 +155,7 @@ def _count_flops(model: TorchModel, batch: Batch) -> dict[str, int]:
     inputs = {name: torch.from_numpy(value).to(model.device) for name, value in batch.items()}
     # The counter knows matmuls; the fused attention kernels of a CPU hide theirs.
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), _untrained(model.module), sdpa_kernel(SDPBackend.MATH), counter:
         model.module(**inputs)
     root = type(model.module).__name__
     counts = {
@@ -166,6 +168,23 @@ def _count_flops(model: TorchModel, batch: Batch) -> dict[str, int]:
         if name:
             own[_parent(name, counts)] -= count
     return {**{name: count for name, count in own.items() if name}, "": counts.get("", 0)}
+
+
+@contextmanager
+def _untrained(module: nn.Module) -> Iterator[None]:
+    """Let no parameter of a module have a gradient in a block.
+
+    The counter asks what a layer is given for its gradient function, and a parameter that a layer
+    is given as it is, as DeBERTa's table of relative positions, has none where none are recorded.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _parent(name: str, counts: Mapping[str, int]) -> str:

@@ -54,6 +54,26 @@ def test_a_pruned_checkpoint_shows_the_heads_that_are_left(tiny_bert_dir: Path, 
     assert facts.layers[0].flops < facts.layers[1].flops
 
 
+@pytest.mark.parametrize("kind", ["deberta", "deberta-v2"])
+def test_a_table_of_positions_that_layers_are_given_as_it_is_is_counted_with_them(
+    tmp_path: Path, kind: str
+):
+    tokenizer = word_piece_tokenizer()
+    settings: dict[str, Any] = {**TINY, "vocab_size": len(tokenizer), "num_labels": 2}
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+    config = transformers.AutoConfig.for_model(
+        kind, **settings, **relative, max_position_embeddings=64, pad_token_id=0
+    )
+    auto: Any = transformers.AutoModelForSequenceClassification
+    auto.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    facts = inspect_checkpoint(str(tmp_path), timing=False)
+    # 64 tokens and 128 positions, which both have queries and keys of their own.
+    projections = 4 * 32 * 32 * 64 + 2 * 32 * 32 * 128
+    scores = 2 * 64 * 64 * 32 + 2 * 64 * 128 * 32
+    assert facts.components["attention"].flops == 2 * 2 * (projections + scores)
+
+
 def test_weights_that_are_not_finite_are_named(tiny_bert_dir: Path, tmp_path: Path):
     model = load_checkpoint(tiny_bert_dir)
     layers = model.module.bert.encoder.layer
