@@ -211,7 +211,9 @@ def training_loader(
         pads = not model.task.reads_tokens and len({lengths[row] for row in rows}) > 1
         longest = [max(rows, key=lengths.__getitem__)] if pads else []
         found = encode([*(mine or rows[:1]), *longest])
-        return {**_without_last(found, len(longest)), "counts": bool(mine)}
+        # Not where nothing was added: a long text may be several rows of the inputs.
+        own = _without_last(found) if pads else found
+        return {**own, "counts": bool(mine)}
 
     def collate(rows: list[int]) -> list[Fields]:
         if parts == 1:
@@ -237,9 +239,9 @@ def training_loader(
     )
 
 
-def _without_last(fields: Fields, count: int) -> Fields:
-    """Return the fields without so many rows at their end."""
-    kept = len(fields["rows"]) - count
+def _without_last(fields: Fields) -> Fields:
+    """Return the fields without their last row."""
+    kept = len(fields["rows"]) - 1
     targets = fields["targets"]
     return {
         "inputs": {name: value[:kept] for name, value in fields["inputs"].items()},

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import word_piece_tokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from compressor.errors import StepFailed
 from compressor.machine.launchers import Launch
 from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
+from compressor.tasks import load_task
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.data_parallel import draws_of_step, require_own_rows
 from compressor.training.settings import FinetuneSettings
@@ -149,6 +151,33 @@ def test_processes_read_disjoint_rows_that_together_are_those_of_one(
     assert together == [sorted(rows) for rows in whole]
     lengths = [len(rows) for own in shared for rows in own]
     assert max(lengths) <= -(-7 // size) + parts - 1
+
+
+def test_no_window_of_a_long_context_is_lost_where_processes_share_a_batch():
+    tokenizer = word_piece_tokenizer()
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    task = load_task("question-answering", max_length=12)
+    module = transformers.BertForQuestionAnswering(config)
+    model = TorchModel(module, tokenizer, task)
+    contexts = ["a film", " ".join(["the plot was dull and"] * 9), "the story is good"] * 2
+    pairs = tuple(("what was bad", context) for context in contexts)
+    rows = Dataset("train", pairs, None, np.arange(6), "drawn")
+
+    def windows(team: Team) -> list[list[int]]:
+        [[part]] = list(training_loader(model, rows, batch_size=6, seed=3, team=team))
+        return [*part["inputs"]["input_ids"].tolist()]
+
+    whole = [token for window in windows(ALONE) for token in window if token]
+    shared = [windows(Pretended(rank, 2)) for rank in range(2)]
+
+    assert sum(map(len, shared)) == len(windows(ALONE)) > 6
+    assert [token for own in shared for window in own for token in window if token] == whole
 
 
 def test_a_process_without_rows_computes_one_that_does_not_count(
