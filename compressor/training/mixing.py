@@ -85,26 +85,27 @@ def run_mixed(module: Any, inputs: Mapping[str, Tensor], mix: Mix, own: slice = 
     """Return what a transformers model gives for its `own` rows of a mixed batch of `inputs`.
 
     Pixels, sounds and spectrograms are mixed as they are, texts by the embeddings of their tokens.
-    A token or a sample counts where either of the two has one. Raises `StepFailed` for a model that
+    A token or a sample counts where either of the two has one; where an example has none, what is
+    said of its partner's token is read, because models count positions, or look for the last token,
+    by what is padding. Raises `StepFailed` for a model that
     does not look its tokens up in its table of input embeddings, once.
     """
-    inputs = {**inputs, **mixed_mask(inputs, mix)}
     values = inputs[module.main_input_name]
     if values.is_floating_point():
-        inputs[module.main_input_name] = mix.of(values)
+        inputs = {**inputs, **mixed_mask(inputs, mix), module.main_input_name: mix.of(values)}
+    else:
+        inputs = {**_with_partners_tokens(inputs, mix), **mixed_mask(inputs, mix)}
     inputs = {name: value[own] for name, value in inputs.items()}
     if values.is_floating_point():
         return module(**inputs)
     calls = 0
 
-    def mixed(table: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    def mixed(table: nn.Module, _args: Any, _output: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        if len(output) == len(values):
-            return mix.of(output)
         # Rows of other processes are among them; `forward` calls no hook, such as this one.
-        others: Tensor = table.forward(values[mix.partners][own])
-        return mix.share * output + (1 - mix.share) * others
+        first, other = (table.forward(each[own]) for each in (values, values[mix.partners]))
+        return mix.share * first + (1 - mix.share) * other
 
     handle = module.get_input_embeddings().register_forward_hook(mixed)
     try:
@@ -117,6 +118,18 @@ def run_mixed(module: Any, inputs: Mapping[str, Tensor], mix: Mix, own: slice = 
             f"embeddings {calls} times for a batch, so its texts cannot be mixed; set it to 0"
         )
     return outputs
+
+
+def _with_partners_tokens(inputs: Mapping[str, Tensor], mix: Mix) -> dict[str, Tensor]:
+    """Return inputs of texts that say of a partner's token what they lack where they are padded."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return dict(inputs)
+    lacks = (mask == 0) & (mask[mix.partners] != 0)  # (batch, tokens)
+    return {
+        name: torch.where(lacks, value[mix.partners], value) if value.shape == mask.shape else value
+        for name, value in inputs.items()
+    }
 
 
 def _box(height: int, width: int, share: float, random: np.random.Generator) -> tuple[slice, slice]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
@@ -105,6 +106,32 @@ def test_texts_are_mixed_by_the_embeddings_of_their_tokens(
     torch.testing.assert_close(
         run_mixed(tiny_bert.module, batch.inputs, Mix(1.0, torch.arange(2))).logits, plain
     )
+
+
+def test_positions_that_are_counted_by_padding_go_on_where_a_partner_is_longer():
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        initializer_range=0.5,
+        pad_token_id=1,
+    )
+    module = transformers.RobertaForSequenceClassification(config).eval()
+    ids = torch.tensor([[0, 5, 2, 1, 1], [0, 7, 8, 9, 2]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 1).long()}
+
+    found = run_mixed(module, inputs, Mix(0.25, torch.tensor([1, 0]))).logits
+
+    words = module.get_input_embeddings().weight[ids]
+    expected = module(
+        inputs_embeds=0.25 * words + 0.75 * words.flip(0),
+        attention_mask=torch.ones_like(ids),
+        position_ids=torch.arange(2, 7).expand(2, 5),
+    ).logits
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_model_that_reads_no_table_is_refused(
