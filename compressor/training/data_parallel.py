@@ -81,18 +81,29 @@ def draws_of_step(run: TrainingRun, step: int) -> None:
 
 
 def require_own_rows(model: TorchModel, settings: TrainingSettings, team: Team) -> None:
-    """Raise `StepFailed` for a model whose examples touch each other, where processes share them.
+    """Raise `StepFailed` for a model whose examples touch each other, unless a batch is whole.
 
-    Batch normalization takes means over a batch while it trains, and a process would take those of
-    its own rows.
+    Batch normalization takes means over a batch while it trains: a process, or a part of a step,
+    would take those of its own rows, and a layer that is computed twice would count them twice.
     """
-    if team.is_alone or not settings.dropout:
+    if not settings.dropout or not any(isinstance(it, _BatchNorm) for it in model.module.modules()):
         return
-    if any(isinstance(part, _BatchNorm) for part in model.module.modules()):
+    kind = f"a model of type '{model.module.config.model_type}' has batch normalization, which"
+    if not team.is_alone:
         raise StepFailed(
-            f"a model of type '{model.module.config.model_type}' has batch normalization, which "
-            f"several processes would each do over their own rows; set dropout to false, which "
-            f"keeps the checkpoint's means, or train in one process"
+            f"{kind} several processes would each do over their own rows; set dropout to false, "
+            f"which keeps the checkpoint's means, or train in one process"
+        )
+    if settings.accumulation_steps > 1:
+        raise StepFailed(
+            f"accumulation_steps: {kind} each part of a batch would do over its own rows; set it "
+            f"to 1 and take a smaller batch_size, or set dropout to false, which keeps the "
+            f"checkpoint's means"
+        )
+    if settings.gradient_checkpointing:
+        raise StepFailed(
+            f"gradient_checkpointing: {kind} would count each batch twice in its means; leave it "
+            f"out and take a smaller batch_size to save memory"
         )
 
 

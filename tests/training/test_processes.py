@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.tasks import load_task
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.data_parallel import draws_of_step, require_own_rows
+from compressor.training.recovery import check_finetuning
 from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
@@ -216,3 +218,15 @@ def test_batch_normalization_is_refused_where_processes_would_each_do_it(tiny_be
     require_own_rows(tiny_bert, FinetuneSettings(dropout=False), Pretended(0, 2))
     with pytest.raises(StepFailed, match="set dropout to false"):
         require_own_rows(tiny_bert, FinetuneSettings(), Pretended(0, 2))
+
+
+@pytest.mark.parametrize("settings", [{"accumulation_steps": 2}, {"gradient_checkpointing": True}])
+def test_batch_normalization_is_refused_where_a_batch_is_read_in_parts_or_twice(
+    tiny_bert: TorchModel, text_dataset: Dataset, settings: dict[str, Any]
+):
+    check_finetuning(tiny_bert, text_dataset, FinetuneSettings(**settings))
+    tiny_bert.module.add_module("norm", nn.BatchNorm1d(3))
+
+    check_finetuning(tiny_bert, text_dataset, FinetuneSettings())
+    with pytest.raises(StepFailed, match=f"{next(iter(settings))}: .* has batch normalization"):
+        check_finetuning(tiny_bert, text_dataset, FinetuneSettings(**settings))
