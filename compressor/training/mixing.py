@@ -104,7 +104,8 @@ def run_mixed(module: Any, inputs: Mapping[str, Tensor], mix: Mix, own: slice = 
         nonlocal calls
         calls += 1
         # Rows of other processes are among them; `forward` calls no hook, such as this one.
-        first, other = (table.forward(each[own]) for each in (values, values[mix.partners]))
+        first: Tensor = table.forward(values[own])
+        other: Tensor = table.forward(values[mix.partners][own])
         return mix.share * first + (1 - mix.share) * other
 
     handle = module.get_input_embeddings().register_forward_hook(mixed)
