@@ -28,7 +28,7 @@ from compressor.models.families.layers import (
     keep_columns,
     queries_a_key,
 )
-from compressor.models.families.prunable import UnsupportedArchitecture
+from compressor.models.families.prunable import UnsupportedArchitecture, require_fewer_layers
 from compressor.models.low_rank import LowRankTable, factor_table
 from compressor.words import counted
 
@@ -192,8 +192,9 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
     reasons = []
     buffers = (name for name, _ in encoder.layer_list.named_buffers())
     if any(name.rpartition(".")[2] == KEPT_HEADS for name in buffers):
+        # The table of that bias stays as wide as the number of heads in the configuration says.
         reasons.append("its layers read a bias that they share, of which some heads are gone")
-    if layer.num_heads != dense_shape(config, parts).layers[0].num_heads:
+    elif layer.num_heads != dense_shape(config, parts).layers[0].num_heads:
         if parts.has_head_dim:
             config.head_dim, config.num_attention_heads = shape.head_dim, layer.num_heads
         else:
@@ -262,7 +263,7 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
     """Remove all layers but `indices` (counted from 0, ascending) and correct the configuration.
 
     Raises `ValueError` when `indices` is empty, not ascending or out of range, and
-    `UnsupportedArchitecture` when the first layer is not among them and has to stay.
+    `UnsupportedArchitecture` when the first layer is not among them and has to stay, or all have.
     """
     layers = encoder.layer_list
     if (
@@ -277,6 +278,8 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
     if encoder.parts.repeated is not None:  # one is like the other
         encoder.config.num_hidden_layers = len(indices)
         return
+    if len(indices) < encoder.depth:
+        require_fewer_layers(encoder.config)
     require_first_layer(encoder, indices)
     if (path := encoder.parts.reads_every_head) is not None:
         linear = encoder.module.base_model.get_submodule(path)

@@ -367,6 +367,54 @@ def test_modernbert_keeps_its_first_layer_and_the_kinds_of_attention_of_the_othe
     assert [layer.attention_type for layer in module.model.layers] == ["full_attention"] * 2
 
 
+@torch.no_grad()
+def without_layer(encoder: Any, index: int) -> torch.Tensor:
+    """Return the logits of a model whose layer gives what it is given."""
+    hook = (
+        find_encoder(encoder.module)
+        .layer_list[index]
+        .register_forward_hook(
+            lambda _, given, output: (
+                (given[0], *output[1:]) if isinstance(output, tuple) else given[0]
+            )
+        )
+    )
+    try:
+        return encoder.logits()
+    finally:
+        hook.remove()
+
+
+def test_deberta_keeps_its_first_layer_where_a_convolution_reads_what_it_gives(make_encoder):
+    plain = make_encoder("deberta-v2", num_hidden_layers=3)
+    expected = without_layer(plain, 0)
+    keep_layers(find_encoder(plain.module), [1, 2])
+    torch.testing.assert_close(plain.logits(), expected, atol=1e-5, rtol=0)
+
+    encoder = make_encoder("deberta-v2", num_hidden_layers=3, conv_kernel_size=3)
+    found = find_encoder(encoder.module)
+    with pytest.raises(UnsupportedArchitecture, match=r"a convolution joins the embeddings with"):
+        keep_layers(found, [1, 2])
+    assert with_first_layer(found, [1, 2]) == (0, 2)
+    expected = without_layer(encoder, 1)
+    keep_layers(found, [0, 2])
+    torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wav2vec2", "whisper"])
+def test_no_layer_goes_where_what_all_of_them_give_is_summed(make_encoder, kind: str):
+    encoder = make_encoder(kind, use_weighted_layer_sum=True)
+    before = encoder.logits()
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        keep_layers(find_encoder(encoder.module), [0])
+    assert str(caught.value) == (
+        f"no layer of model type '{kind}' can go: its head sums what all layers give, by a weight "
+        f"for each (use_weighted_layer_sum); remove heads and neurons alone"
+    )
+    assert torch.equal(encoder.logits(), before)
+    keep_layers(find_encoder(encoder.module), [0, 1])  # all of them
+
+
 def test_fewer_layers_of_one_set_of_weights_are_run_less_often(make_encoder, tmp_path: Path):
     encoder = make_encoder("albert", inner_group_num=1, num_hidden_layers=3)
     found = find_encoder(encoder.module)

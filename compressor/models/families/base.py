@@ -172,8 +172,12 @@ class EncoderParts:
     bias_place: int | None = None
     # How names of classes end that hold a decoder of the same widths too.
     classes_with_decoder: tuple[str, ...] = ()
-    # Why the first layer has to stay, where it is built unlike the others.
+    # Why the first layer has to stay, where it is built unlike the others, and the setting above 0
+    # with which it is; None: always.
     first_layer_stays: str | None = None
+    first_layer_stays_with: str | None = None
+    # The setting with which what all layers give is summed, by a weight for each. None: nowhere.
+    sums_layers: str | None = None
     # A linear layer that reads a number of each head of each layer in turn, and no task's output; a
     # path from the base model.
     reads_every_head: str | None = None

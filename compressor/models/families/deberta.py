@@ -33,7 +33,14 @@ _V1 = replace(
     ),
 )
 DEBERTA_V2 = Family(
-    replace(PARTS, attention=_V2, after_first_layer="encoder.conv"), int8_simulated=True
+    replace(
+        PARTS,
+        attention=_V2,
+        after_first_layer="encoder.conv",
+        first_layer_stays="a convolution joins the embeddings with what it gives",
+        first_layer_stays_with="conv_kernel_size",
+    ),
+    int8_simulated=True,
 )
 DEBERTA = Family(
     replace(

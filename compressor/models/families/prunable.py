@@ -69,9 +69,16 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
         parts = replace(parts, feed_forward=parts.gated_feed_forward)
     if (name := next((it for it in parts.refused_with if setting(config, it)), None)) is not None:
         return f"it is configured with {name}"
+    name = parts.first_layer_stays_with
+    if name is not None and not _is_above_0(setting(config, name)):
+        parts = replace(parts, first_layer_stays=None)
     if parts.norms_first_if is not None:
         return replace(parts, norms_first=bool(setting(config, parts.norms_first_if)))
     return parts
+
+
+def _is_above_0(value: object) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def _is_gated(value: object) -> bool:
@@ -165,6 +172,28 @@ def why_first_layer_stays(config: Config) -> str | None:
     """Return why layer 0 cannot go from a model whose other layers can; None where it can."""
     parts = parts_or_reason(config)
     return None if isinstance(parts, str) else parts.first_layer_stays
+
+
+def no_fewer_layers(config: Config) -> str | None:
+    """Return the sentence that refuses to drop layers of a model, None where some can go."""
+    parts = parts_or_reason(config)
+    if (
+        isinstance(parts, str)
+        or parts.sums_layers is None
+        or not setting(config, parts.sums_layers)
+    ):
+        return None
+    return (
+        f"no layer of model type '{setting(config, 'model_type')}' can go: its head sums what all "
+        f"layers give, by a weight for each ({parts.sums_layers}); remove heads and neurons alone"
+    )
+
+
+def require_fewer_layers(config: Config) -> None:
+    """Raise `UnsupportedArchitecture` where no layer of a model can go."""
+    if (sentence := no_fewer_layers(config)) is not None:
+        reason = "its head sums what all layers give"
+        raise UnsupportedArchitecture(str(setting(config, "model_type")), reason, sentence)
 
 
 def heads_refusal(model_type: str, reason: str) -> str:

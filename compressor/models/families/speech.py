@@ -8,6 +8,8 @@ from compressor.models.families.base import Family, FeedForwardParts, NeuronSett
 from compressor.models.families.clip import TOWER
 from compressor.models.families.vit import PARTS as VIT_PARTS
 
+_SUM = "use_weighted_layer_sum"
+
 # Wav2Vec2, HuBERT and what transformers copied from them: a setting says where norms are.
 _WAV2VEC2 = replace(
     TOWER,
@@ -25,6 +27,7 @@ _WAV2VEC2 = replace(
         ffn_out="feed_forward.output_dense",
     ),
     norms_first_if="do_stable_layer_norm",
+    sums_layers=_SUM,
 )
 WAV2VEC2 = Family(_WAV2VEC2, int8_simulated=True)
 WHISPER = Family(
@@ -33,6 +36,7 @@ WHISPER = Family(
         feed_forward=FeedForwardParts(ffn_in="fc1", activation="activation_fn", ffn_out="fc2"),
         neurons=NeuronSetting("encoder_ffn_dim"),
         activation="activation_function",
+        sums_layers=_SUM,
     ),
     int8_simulated=True,
 )

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import find_encoder
-from compressor.models.structure import keep_layers, with_first_layer
+from compressor.models.families.prunable import require_fewer_layers
+from compressor.models.structure import keep_layers, require_first_layer, with_first_layer
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.distill.alignment import aligned, needs_map, unfitted
@@ -33,7 +34,10 @@ def look_ahead(settings: Distill, model: TorchModel, ahead: Ahead) -> TorchModel
         name: _load_teacher(name, model, lambda: ahead.untouched) for name in settings.more_teachers
     }
     if settings.student_layers is not None:
-        find_encoder(student.module)
+        encoder = find_encoder(student.module)
+        require_fewer_layers(encoder.config)
+        if not isinstance(settings.student_layers, int):
+            require_first_layer(encoder, settings.student_layers)
     if settings.alignment is not None and needs_map(student, teacher):
         student = unfitted(student, teacher)
     if ahead.train is not None:

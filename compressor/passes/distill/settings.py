@@ -17,9 +17,11 @@ from compressor.files import facts_sha256, sha256
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.prunable import (
     depth_of,
+    no_fewer_layers,
     parts_or_reason,
     unknown_attention,
     unprunable,
+    why_first_layer_stays,
     why_no_layers_apart,
     width_of,
     with_depth,
@@ -260,6 +262,9 @@ passes:
             if student is not None and (refusal := unprunable(student.config)) is not None:
                 yield "student_layers", refusal
                 return
+            if student is not None and (why := self._why_not_these_layers(student)) is not None:
+                yield "student_layers", why
+                return
             if own is not None:
                 try:
                     own = len(chosen_layers(self.student_layers, own))
@@ -289,6 +294,15 @@ passes:
                 f"wider: {narrow} numbers a token, the teacher has {wide}; set it to 0, or use "
                 f"relation_weight",
             )
+
+    def _why_not_these_layers(self, student: CheckpointFiles) -> str | None:
+        """Return why a student cannot have the layers that are asked for, None where it can."""
+        if (refusal := no_fewer_layers(student.config)) is not None:
+            return refusal
+        if isinstance(self.student_layers, int | None) or 0 in self.student_layers:
+            return None
+        reason = why_first_layer_stays(student.config)
+        return None if reason is None else f"layer 0 has to stay: {reason}"
 
     def _unknown_layers(self, configs: Sequence[Mapping[str, object]]) -> Unfit:
         """Yield what compares parts of layers, where it is not known where those lie."""

@@ -20,6 +20,7 @@ from compressor.machine.team import ALONE, team
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
 from compressor.models.families.prunable import (
     no_reconstruction,
+    require_fewer_layers,
     require_prunable_heads,
     why_no_latency,
     why_no_layers_apart,
@@ -165,6 +166,8 @@ def _encoder_to_prune(model: TorchModel, settings: Settings) -> Encoder:
     encoder = find_encoder(model.module)
     if settings.takes_heads:
         require_prunable_heads(model.module.config)
+    if settings.changes_layers:
+        require_fewer_layers(encoder.config)
     refusal = no_reconstruction(model.module.config)
     if refusal is not None and isinstance(settings, PruneByReconstruction):
         raise StepFailed(f"method: {refusal}")

@@ -14,6 +14,7 @@ from pydantic_core import PydanticKnownError
 from compressor.models.families.prunable import (
     depth_of,
     heads_refusal,
+    no_fewer_layers,
     no_reconstruction,
     unprunable,
     why_first_layer_stays,
@@ -330,6 +331,9 @@ passes:
         if self.takes_heads and (reason := why_heads_stay(files.config)) is not None:
             key = "ratio" if self.head_ratio is None else "head_ratio"
             yield key, heads_refusal(files.config["model_type"], reason)
+        if self.changes_layers and (reason := no_fewer_layers(files.config)) is not None:
+            yield "layers" if self.layers is not None else "drop_layers", reason
+            return
         if (depth := depth_of(files.config)) is None:
             return
         if self.layers is not None and self.layers >= depth:

@@ -16,7 +16,13 @@ from random_encoders import CONFIGS, IMAGES, PRUNABLE, TEXTS
 from compressor.models.conv1d import as_transformers_saves
 from compressor.models.families.layers import encoder_layers, find_encoder
 from compressor.models.families.prunable import UnsupportedArchitecture, unprunable
-from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
+from compressor.models.structure import (
+    EncoderShape,
+    apply_shape,
+    configure_shape,
+    read_shape,
+    rebuild,
+)
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
 # transformers computes their attention in one way only.
@@ -338,12 +344,23 @@ def test_neurons_whose_setting_sizes_more_than_them_are_no_plain_checkpoint(make
     assert module.config.vision_config.intermediate_size == 64
 
 
-def test_equal_layers_that_picked_from_a_shared_bias_are_no_plain_checkpoint(make_encoder):
-    module = make_encoder("beit", use_shared_relative_position_bias=True).module
-    prune_heads(find_encoder(module), {0: [0], 1: [1]})
-    assert configure_shape(find_encoder(module)) == (
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [("beit", {"use_shared_relative_position_bias": True}), ("mt5", {}), ("t5", {})],
+)
+def test_equal_layers_that_picked_from_a_shared_bias_are_no_plain_checkpoint(
+    make_encoder, kind: str, own: dict[str, Any]
+):
+    encoder = make_encoder(kind, **own)
+    prune_heads(find_encoder(encoder.module), {0: [0], 1: [1]})
+    expected = encoder.logits()
+    assert configure_shape(find_encoder(encoder.module)) == (
         "its layers read a bias that they share, of which some heads are gone",
     )
+    assert encoder.module.config.num_attention_heads == 4  # the table of the bias has them all
+    fresh = rebuild(encoder.module)
+    fresh.load_state_dict(encoder.module.state_dict())
+    torch.testing.assert_close(encoder.logits(fresh), expected, atol=1e-5, rtol=0)
 
 
 def test_heads_that_are_mixed_with_each_other_are_refused(make_encoder):
