@@ -1064,6 +1064,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning_alone": pruning_alone,
     "smallest": partial(judged, "sst2-minilm-smallest"),
     "tiny": partial(judged, "sst2-minilm-tiny"),
+    "base": partial(judged, "sst2-bert-base"),
     "tables": tables,
     "convolutions": convolutions,
     "families_int8": families_int8,
