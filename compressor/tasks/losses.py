@@ -31,13 +31,15 @@ class SummedLoss:
     """A loss summed over a batch, and over how much, such as the labels that are there.
 
     Of a batch in parts, totals and counts add up to those of the whole. A mean divides by `least`
-    at least, where that is given, and is multiplied by `scale`.
+    at least, where that is given, and is multiplied by `scale`. `of_tokens` says that tokens are
+    counted, or grow with what is, and not rows.
     """
 
     total: Tensor
     count: Tensor
     least: float | None = 1
     scale: float = 1
+    of_tokens: bool = False
 
     @property
     def mean(self) -> Tensor:
@@ -322,7 +324,9 @@ class TokenLosses(Losses):
         )
         each = functional.kl_div(own, other, log_target=True, reduction="none").sum(dim=-1)
         kept = torch.ones_like(each) if mask is None else mask.to(each)  # (batch, tokens)
-        return SummedLoss((each * kept).sum(), kept.sum(), least=None, scale=temperature**2)
+        return SummedLoss(
+            (each * kept).sum(), kept.sum(), least=None, scale=temperature**2, of_tokens=True
+        )
 
     def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return the class with the largest logit of each token, -100 at padding."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,8 @@ class TrainingBatch:
 
     `targets` is what the task makes of their labels, such as class ids of shape `(batch,)`; None
     for unlabelled data. `rows` has shape `(batch,)`. Where it is one part of an optimizer step,
-    `share` is its fraction of the step's rows, or of its tokens where there is an output for each,
-    and `label_share` its fraction of the labels: means over parts times these add up to the mean
-    over all.
+    `row_share`, `token_share` and `label_share` are its fractions of what the model reads and of
+    the labels: means over parts times these add up to the mean over all.
 
     Where several processes train, `team`, each holds some rows of the batch; one without any holds
     one that does not count, because all of them have to compute something.
@@ -43,7 +42,8 @@ class TrainingBatch:
     inputs: dict[str, Tensor]
     targets: Tensor | None
     rows: Tensor
-    share: float = 1.0
+    row_share: float = 1.0
+    token_share: float = 1.0
     label_share: float = 1.0
     counts: bool = True
     team: Team = ALONE
@@ -54,6 +54,14 @@ class TrainingBatch:
             return loss.mean
         own = float(self.counts)
         return own * loss.over(self.team.total(own * loss.count.to(loss.total)))
+
+    def part_of_mean(self, loss: SummedLoss) -> Tensor:
+        """Return what these rows add to the mean of `loss` over all parts of the step.
+
+        What is not counted in rows or tokens, as the size of a teacher's states, is taken for as
+        large in each part.
+        """
+        return self.mean(loss) * (self.token_share if loss.of_tokens else self.row_share)
 
     def of_all(self, values: Tensor) -> Tensor:
         """Return the rows of all processes, with a gradient towards those of this one.
@@ -220,7 +228,7 @@ def training_loader(
             return [encode_own(rows)]
         cuts = np.array_split(rows, min(parts, len(rows)))
         shares = count or model.task.losses.count
-        return _with_shares(model.task, [encode_own(part.tolist()) for part in cuts], shares, team)
+        return _with_shares([encode_own(part.tolist()) for part in cuts], shares, team)
 
     read = encoded(model.task, model.preprocessor, dataset)
     lengths = read.lengths
@@ -251,27 +259,27 @@ def _without_last(fields: Fields) -> Fields:
 
 
 def _with_shares(
-    task: Task, parts: list[Fields], count: Callable[[Tensor], Tensor], team: Team
+    parts: list[Fields], count: Callable[[Tensor], Tensor], team: Team
 ) -> list[Fields]:
     """Return the parts of a step with their fractions of it, in all processes."""
-    sizes: list[float] = [_size(task, part["inputs"]) for part in parts]
-    labels = [0.0 if part["targets"] is None else float(count(part["targets"])) for part in parts]
+    sizes = torch.tensor([_sizes(part, count) for part in parts], dtype=torch.float64)
     if not team.is_alone:
-        counts = [part["counts"] for part in parts]
-        own = torch.tensor([sizes, labels], dtype=torch.float64) * torch.tensor(counts)
-        sizes, labels = team.total(own).tolist()
+        sizes = team.total(sizes * torch.tensor([[part["counts"]] for part in parts]))
+    shares = (sizes / sizes.sum(dim=0).where(sizes.sum(dim=0) > 0, 1)).tolist()
+    names = ("row_share", "token_share", "label_share")
     return [
-        {**part, "share": size / sum(sizes), "label_share": own / (sum(labels) or 1.0)}
-        for part, size, own in zip(parts, sizes, labels, strict=True)
+        {**part, **dict(zip(names, own, strict=True))}
+        for part, own in zip(parts, shares, strict=True)
     ]
 
 
-def _size(task: Task, inputs: Mapping[str, Tensor]) -> int:
-    """Return how many tokens are read, where there is an output for each, or how many rows."""
+def _sizes(part: Fields, count: Callable[[Tensor], Tensor]) -> tuple[float, float, float]:
+    """Return how many rows and tokens are read, and how much the labels count."""
+    inputs, targets = part["inputs"], part["targets"]
+    rows = len(next(iter(inputs.values())))
     mask = inputs.get("attention_mask")
-    if task.per_token and mask is not None:
-        return int(mask.sum())
-    return len(next(iter(inputs.values())))
+    tokens = rows if mask is None else float(mask.sum())
+    return rows, tokens, 0.0 if targets is None else float(count(targets))
 
 
 def targets_of(task: Task, batch: Batch, dataset: Dataset, rows: Positions) -> Tensor | None:

@@ -152,7 +152,7 @@ def _hidden_term(pairs: LayerMap, projection: nn.Linear | None) -> _Term:
     def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         ours, theirs = student.outputs.hidden_states, teacher.outputs.hidden_states
         return mean_of_pairs(
-            batch.mean(hidden_state_loss(project(ours[own]), theirs[other], batch.mask))
+            batch.part_of_mean(hidden_state_loss(project(ours[own]), theirs[other], batch.mask))
             for own, other in states
         )
 
@@ -163,7 +163,8 @@ def _attention_term(pairs: LayerMap) -> _Term:
     def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         ours, theirs = student.outputs.attentions, teacher.outputs.attentions
         return mean_of_pairs(
-            batch.mean(attention_loss(ours[own], theirs[other], batch.mask)) for own, other in pairs
+            batch.part_of_mean(attention_loss(ours[own], theirs[other], batch.mask))
+            for own, other in pairs
         )
 
     return term
@@ -172,7 +173,7 @@ def _attention_term(pairs: LayerMap) -> _Term:
 def _sublayer_term(pairs: tuple[LinearPair, ...]) -> _Term:
     def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         return mean_of_pairs(
-            batch.mean(
+            batch.part_of_mean(
                 hidden_state_loss(
                     student.recorded[pair.student], teacher.recorded[pair.teacher], batch.mask
                 )
@@ -186,7 +187,7 @@ def _sublayer_term(pairs: tuple[LinearPair, ...]) -> _Term:
 def _relation_term(relations: RelationPairs) -> _Term:
     def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         losses = [
-            batch.mean(
+            batch.part_of_mean(
                 relation_loss(
                     student.recorded[pair.student],
                     teacher.recorded[pair.teacher],

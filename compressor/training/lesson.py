@@ -82,7 +82,7 @@ class Lesson:
             def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
                 on_layers, own, other = losses(module, batch)
                 wanted = [other[..., in_order(self.order)], *(each(batch) for each in others)]
-                return on_layers * batch.share + on_outputs(own, wanted, batch)
+                return on_layers + on_outputs(own, wanted, batch)
 
             extra = {} if losses.projection is None else {"projection": losses.projection}
             yield replace(self._objective(loss, facts), trained_too=extra)
@@ -175,7 +175,7 @@ class Lesson:
 
         def loss(student: Tensor, teachers: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
             distance = _mean([self._distance(student, teacher, batch) for teacher in teachers])
-            total = settings.logits_weight * distance * batch.share
+            total = settings.logits_weight * distance
             if settings.margin_weight > 0:
                 assert groups is not None, "the split is checked"
                 own = batch.of_all(groups[batch.rows.cpu()].to(student.device))
@@ -191,17 +191,19 @@ class Lesson:
         return loss
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return what these rows add to the mean distance of the student's outputs."""
+        """Return what these rows add to the step's mean distance of the student's outputs."""
         task, settings = self.student.task, self.settings
         if settings.alignment is not None:
-            return batch.mean(vector_distance(student, teacher))
+            return batch.part_of_mean(vector_distance(student, teacher))
         mask = batch.mask
         if task.aligns_words and mask is not None:
             silent = teacher.isnan().any(dim=-1)  # (rows, tokens): of these it says nothing
             mask, teacher = mask.masked_fill(silent, 0), teacher.nan_to_num()
         if settings.logits_loss == "mse":
-            return batch.mean(logits_mse(student, teacher, mask if task.per_token else None))
-        return batch.mean(task.losses.distance(student, teacher, mask, settings.temperature))
+            found = logits_mse(student, teacher, mask if task.per_token else None)
+        else:
+            found = task.losses.distance(student, teacher, mask, settings.temperature)
+        return batch.part_of_mean(found)
 
 
 # The student's outputs, the teachers' in the student's order, and the batch to a loss.

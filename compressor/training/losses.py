@@ -30,7 +30,7 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = No
     norm = teacher.square().sum(dim=-1)  # (batch, tokens)
     if mask is not None:
         error, norm = error * mask, norm * mask
-    return SummedLoss(error.sum(), norm.sum(), least=None)
+    return SummedLoss(error.sum(), norm.sum(), least=None, of_tokens=True)
 
 
 def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> SummedLoss:
@@ -44,7 +44,8 @@ def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     error = (in_float32(student) - in_float32(teacher)).square()
     if mask is None:
         return SummedLoss(error.sum(), torch.tensor(error.numel()))
-    return SummedLoss((error.mean(dim=-1) * mask).sum(), mask.sum(), least=None)
+    total = (error.mean(dim=-1) * mask).sum()
+    return SummedLoss(total, mask.sum(), least=None, of_tokens=True)
 
 
 def vector_distance(student: Tensor, teacher: Tensor) -> SummedLoss:
@@ -74,7 +75,8 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None)
     keys = queries[:, None, :]  # (batch, 1, keys)
     student, teacher = _normalise(student, keys), _normalise(teacher, keys)
     divergence = torch.xlogy(teacher, teacher / student) * keys  # (batch, queries, keys)
-    return SummedLoss((divergence.sum(dim=-1) * queries).sum(), queries.sum(), least=None)
+    total = (divergence.sum(dim=-1) * queries).sum()
+    return SummedLoss(total, queries.sum(), least=None, of_tokens=True)
 
 
 def relation_loss(
@@ -96,7 +98,8 @@ def relation_loss(
     other = _log_relations(teacher, num_heads, columns)
     divergence = (other.exp() * (other - own)).masked_fill(columns, 0.0).sum(dim=-1)
     rows = mask.to(divergence.dtype)  # (batch, tokens)
-    return SummedLoss((divergence.mean(dim=1) * rows).sum(), rows.sum(), least=None)
+    total = (divergence.mean(dim=1) * rows).sum()
+    return SummedLoss(total, rows.sum(), least=None, of_tokens=True)
 
 
 def mean_of_pairs(losses: Iterable[Tensor]) -> Tensor:

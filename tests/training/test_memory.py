@@ -12,7 +12,8 @@ from torch import Tensor
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.training.batches import training_loader
+from compressor.tasks.losses import SpanLosses
+from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import check_finetuning, distill, finetune
 from compressor.training.settings import FinetuneSettings
@@ -74,6 +75,73 @@ def test_parts_of_a_distillation_add_up_to_the_whole(
     distill(tiny_bert, teacher, half_labelled, settings, elsewhere(training_run))
 
     assert_alike(weights_of(tiny_bert), weights_of(whole))
+
+
+@pytest.mark.parametrize(
+    ("weight", "near"),
+    [
+        ("attention_weight", 1e-4),
+        ("relation_weight", 1e-4),
+        # Relative to the size of the teacher's states, which is taken for as large in each part.
+        ("hidden_weight", 1e-2),
+        ("sublayer_weight", 5e-2),
+    ],
+)
+def test_parts_of_losses_on_layers_add_up_by_their_tokens(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+    weight: str,
+    near: float,
+):
+    teacher = load_checkpoint(tiny_bert_dir)
+    with torch.no_grad():
+        for parameter in teacher.module.bert.encoder.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(2)
+    # Of very different lengths, so that parts with as many rows have not as many tokens.
+    uneven = tuple(
+        " ".join([text] * (1 + 5 * (place % 3))) for place, text in enumerate(text_dataset.examples)
+    )
+    rows = dataclasses.replace(text_dataset, examples=uneven)
+    before, whole = weights_of(tiny_bert), tiny_bert.clone()
+    own = {**STEEP, "max_steps": 1, "batch_size": 48, "logits_weight": 0, weight: 1.0}
+    distill(whole, teacher, rows, DistillSettings(**own), training_run)
+    settings = DistillSettings(**own, accumulation_steps=5)
+    distill(tiny_bert, teacher, rows, settings, elsewhere(training_run))
+
+    found, expected = weights_of(tiny_bert), weights_of(whole)
+    apart = distance(found, expected)
+    assert apart <= near * distance(before, expected)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return sum(float((one[name] - other[name]).float().square().sum()) for name in one) ** 0.5
+
+
+def test_each_part_says_how_much_of_the_step_it_is(tiny_bert: TorchModel, half_labelled: Dataset):
+    [parts] = training_loader(tiny_bert, half_labelled, batch_size=48, seed=0, parts=5)
+    steps: Any = parts
+    rows = [len(part["rows"]) for part in steps]
+    tokens = [int(part["inputs"]["attention_mask"].sum()) for part in steps]
+    labels = [int((part["targets"] != -100).sum()) for part in steps]
+    for name, counts in (("row_share", rows), ("token_share", tokens), ("label_share", labels)):
+        assert [part[name] for part in steps] == pytest.approx([it / sum(counts) for it in counts])
+
+
+def test_what_spans_are_compared_by_counts_windows_and_not_tokens():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 9, 2, generator=draw) for _ in range(2))
+    mask = (torch.arange(9) < torch.tensor([2, 9, 3, 9, 4, 2])[:, None]).long()
+    whole = SpanLosses().distance(student, teacher, mask, 2.0).mean
+    parts = []
+    for place in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        loss = SpanLosses().distance(student[place], teacher[place], mask[place], 2.0)
+        rows, tokens = len(student[place]) / 6, float(mask[place].sum() / mask.sum())
+        batch = TrainingBatch({}, None, torch.arange(1), row_share=rows, token_share=tokens)
+        parts.append(batch.part_of_mean(loss))
+    torch.testing.assert_close(sum(parts), whole)
 
 
 def test_a_step_has_no_more_parts_than_examples(tiny_bert: TorchModel, text_dataset: Dataset):
