@@ -59,6 +59,8 @@ _READ_BY: dict[str, tuple[Schedule, ...]] = {
 }
 # What reads the scores that `evaluations` takes, besides schedule reduce_on_plateau.
 _READ_SCORES = ("keep_best", "patience", "min_improvement")
+# What mixes or compares rows that are read together.
+_NEEDS_TWO_ROWS = ("mixup_alpha", "cutmix_alpha", "margin_weight")
 
 OptimizerName = Literal[
     "adamw", "adam", "sgd", "adagrad", "rmsprop", "adafactor", "adabelief", "lion"
@@ -429,6 +431,19 @@ class TrainingSettings(BaseModel):
             raise ValueError(
                 "gradient_checkpointing works where dropout is on, and would do nothing without; "
                 "remove it, or set dropout to true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_meet(self) -> Self:
+        """Look that what compares or mixes the rows of a part has two of them in each."""
+        named = [name for name in _NEEDS_TWO_ROWS if getattr(self, name, 0)]
+        if named and self.batch_size < 2 * self.accumulation_steps:
+            parts = ", of which each part needs two" if self.accumulation_steps > 1 else ""
+            raise ValueError(
+                f"{' and '.join(named)} would do nothing with one row at a time{parts}: "
+                f"batch_size is {self.batch_size}; set it to {2 * self.accumulation_steps} or "
+                f"more, or {named[0]} to 0"
             )
         return self
 

@@ -38,7 +38,7 @@ _HOOKS = (
 )
 
 
-def require_divisible(team: Team, *, has_after_step: bool, precision: str) -> None:
+def require_divisible(team: Team, *, has_after_step: bool, precision: str, optimizer: str) -> None:
     """Raise `StepFailed` for a training that needs the whole model at once, where it is divided."""
     if not team.launch.sharded:
         return
@@ -47,6 +47,8 @@ def require_divisible(team: Team, *, has_after_step: bool, precision: str) -> No
         reason = "weights are pruned or rounded between its steps"
     elif precision == "float16":
         reason = "float16 scales the loss by gradients of all of it; bfloat16 does not"
+    elif optimizer == "adafactor":
+        reason = "adafactor keeps means over rows and columns of whole matrices"
     if reason is not None:
         raise StepFailed(
             f"FSDP divides a model among processes, and this training needs the whole of it: "

@@ -134,7 +134,12 @@ def train(
     with alone():
         arguments = _arguments(settings, run, steps)
     precision = precision_on(settings, run.device)
-    require_divisible(run.team, has_after_step=hook is not None, precision=precision)
+    require_divisible(
+        run.team,
+        has_after_step=hook is not None,
+        precision=precision,
+        optimizer=settings.optimizer,
+    )
     key = training_key(
         model,
         dataset,

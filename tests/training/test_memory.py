@@ -152,6 +152,21 @@ def test_a_step_has_no_more_parts_than_examples(tiny_bert: TorchModel, text_data
     assert counts == [8, 9, 9, 9, 9]
 
 
+@pytest.mark.parametrize("name", ["mixup_alpha", "cutmix_alpha"])
+def test_rows_that_are_mixed_have_to_be_two(name: str):
+    with pytest.raises(ValidationError, match=f"{name} would do nothing .*batch_size is 1; set it"):
+        FinetuneSettings.model_validate({name: 1.0, "batch_size": 1})
+    own = {name: 1.0, "batch_size": 7, "accumulation_steps": 4}
+    with pytest.raises(ValidationError, match=r"each part needs two.* is 7; set it to 8 or more"):
+        FinetuneSettings.model_validate(own)
+    FinetuneSettings.model_validate({**own, "batch_size": 8})
+
+
+def test_candidates_that_are_compared_have_to_be_two():
+    with pytest.raises(ValidationError, match="margin_weight would do nothing with one row"):
+        DistillSettings.model_validate({"margin_weight": 1.0, "batch_size": 1})
+
+
 def test_layers_that_are_computed_again_give_the_same_weights(
     tiny_bert: TorchModel,
     text_dataset: Dataset,

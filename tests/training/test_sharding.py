@@ -14,16 +14,17 @@ DIVIDED = Team(Launch(0, 2, sharded=True))
 
 
 @pytest.mark.parametrize(
-    ("has_after_step", "precision", "told"),
+    ("has_after_step", "precision", "optimizer", "told"),
     [
-        (True, "float32", "pruned or rounded between its steps"),
-        (False, "float16", "bfloat16 does not"),
+        (True, "float32", "adamw", "pruned or rounded between its steps"),
+        (False, "float16", "adamw", "bfloat16 does not"),
+        (False, "float32", "adafactor", "rows and columns of whole matrices"),
     ],
 )
 def test_a_training_that_needs_the_whole_model_is_refused(
-    has_after_step: bool, precision: str, told: str
+    has_after_step: bool, precision: str, optimizer: str, told: str
 ):
-    given = {"has_after_step": has_after_step, "precision": precision}
+    given = {"has_after_step": has_after_step, "precision": precision, "optimizer": optimizer}
     require_divisible(ALONE, **given)
     require_divisible(Team(Launch(0, 2)), **given)
     with pytest.raises(StepFailed, match=told):
@@ -31,7 +32,7 @@ def test_a_training_that_needs_the_whole_model_is_refused(
 
 
 def test_a_plain_training_can_be_divided():
-    require_divisible(DIVIDED, has_after_step=False, precision="bfloat16")
+    require_divisible(DIVIDED, has_after_step=False, precision="bfloat16", optimizer="adamw")
 
 
 def test_the_layers_of_the_largest_list_are_gathered_one_by_one():
